@@ -1,0 +1,41 @@
+# The two commands of README: `make demo` and `make test`. Both prepare a bare Debian 12 first.
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# nft writes the nftables mode; python3-venv makes the virtual environment.
+DEBIAN := nftables python3-venv
+
+.PHONY: demo test check unit conformance faults lock clean
+
+demo: $(READY)
+	$(BIN)/pyproxy demo
+
+test: check
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit conformance faults: $(READY)
+	$(BIN)/pytest tests/$@
+
+$(READY): pyproject.toml requirements.lock
+	@dpkg-query -W $(DEBIAN) >/dev/null 2>&1 || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN); }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Pins every dependency with its hashes, from the reasons in pyproject.toml.
+lock:
+	$(BIN)/pip-compile -q --extra bench --extra dev --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

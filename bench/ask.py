@@ -1,0 +1,48 @@
+"""One request from a host of the lab, over a real socket."""
+
+import socket
+import time
+from typing import NamedTuple
+
+from bench.lab import Host
+
+
+class Answer(NamedTuple):
+    pod: str
+    source: str
+    """The client's address as the pod saw it."""
+    connect_seconds: float
+    """For UDP the round trip."""
+
+
+def ask(host: Host, address: str, port: int, protocol: str = "TCP", timeout: float = 2.0) -> Answer:
+    """Raises ConnectionRefusedError at once where nobody is to answer, TimeoutError where packets are dropped."""
+    with open_socket(host, address, protocol) as client:
+        client.settimeout(timeout)
+        return exchange(client, address, port)
+
+
+def open_socket(host: Host, address: str, protocol: str = "TCP") -> socket.socket:
+    """A socket of the host, of the family of ``address``, bound to nothing yet."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with host.namespace.entered():
+        return socket.socket(family, socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM)
+
+
+def exchange(client: socket.socket, address: str, port: int) -> Answer:
+    """Connect and read the pod's line."""
+    started = time.perf_counter()
+    client.connect((address, port))
+    connected = time.perf_counter()
+    if client.type == socket.SOCK_DGRAM:
+        return datagram(client)
+    pod, source, _ = client.recv(200).decode().split()
+    return Answer(pod, source, connected - started)
+
+
+def datagram(client: socket.socket) -> Answer:
+    """One round trip on a connected UDP socket."""
+    started = time.perf_counter()
+    client.send(b"?")
+    pod, source, _ = client.recv(200).decode().split()
+    return Answer(pod, source, time.perf_counter() - started)

@@ -1,0 +1,1 @@
+"""The back ends of pyproxy, one module or folder each. No mode imports another."""

@@ -1,0 +1,105 @@
+"""A route as set elements: pure text, no kernel."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+from zlib import crc32
+
+from modes.nftables.behaviour import MOST_BACKENDS, SHORT_CIRCUIT, Behaviour, size_of
+from modes.nftables.family import Dialect
+from modes.nftables.ruleset import STICKY_TAG
+from pyproxy.table import Backend, Pool, Route, Scope
+
+
+class Slot(NamedTuple):
+    """Where an element stands: the set's name and the key in it, as nft writes it."""
+
+    set: str
+    key: str
+
+
+Elements = dict[Slot, str]
+"""What maps say for a key; empty for sets."""
+
+
+def behaviours_of(route: Route) -> Iterator[tuple[Slot, Behaviour]]:
+    """How each of the route's frontends behaves."""
+    for frontend in route.frontends:
+        if frontend.scope is Scope.CLUSTER_IP:
+            behaviour = Behaviour("cluster-ip", size_of(route.internal), sticky_seconds=route.affinity_seconds)
+        else:
+            guarded = frontend.scope is Scope.LOAD_BALANCER and route.allowed_sources is not None
+            behaviour = _external(route, guarded=guarded)
+        yield Slot("services", f"{frontend.address} . {route.transport.value} . {frontend.port}"), behaviour
+    if route.node_port:
+        slot = Slot("node-ports", f"{route.transport.value} . {route.node_port}")
+        yield slot, _external(route, node_port=True)
+
+
+def _external(route: Route, *, guarded: bool = False, node_port: bool = False) -> Behaviour:
+    return Behaviour(
+        "external" if route.masquerade_external else "local",
+        size_of(route.external),
+        size_of(route.short_circuit),
+        sticky_seconds=route.affinity_seconds,
+        node_port=node_port,
+        guarded=guarded,
+    )
+
+
+def elements_of(route: Route, d: Dialect) -> Elements:
+    """Every element that the route needs."""
+    elements: Elements = {}
+    for slot, behaviour in behaviours_of(route):
+        elements[slot] = behaviour.verdict
+        prefix = "node-port-" if slot.set == "node-ports" else ""
+        if behaviour.kind == "cluster-ip":
+            elements.update(_pool(prefix, slot.key, route.internal, 0, behaviour))
+        else:
+            elements.update(_pool(prefix, slot.key, route.external, 0, behaviour))
+            if behaviour.kind == "local":
+                elements.update(_pool(prefix, slot.key, route.short_circuit, SHORT_CIRCUIT, behaviour))
+        if behaviour.guarded:
+            for source in d.own(route.allowed_sources or ()):
+                elements[Slot("allowed-sources", f"{slot.key} . {source}")] = ""
+    for frontend in route.frontends:
+        if frontend.scope is Scope.CLUSTER_IP:
+            elements[Slot("cluster-ips", frontend.address)] = ""
+    if elements:
+        for pool in {id(pool): pool for pool in route.pools}.values():
+            for backend in pool.backends:
+                if backend.is_local:
+                    elements[Slot("hairpins", f"{backend.ip} . {backend.ip}")] = ""
+    return elements
+
+
+def comment_of(route: Route) -> str:
+    """The service port's name for those who read the ruleset. Its parts are DNS labels."""
+    return str(route.id).rpartition(" ")[0]
+
+
+def _pool(prefix: str, key: str, pool: Pool, first: int, behaviour: Behaviour) -> Iterator[tuple[Slot, str]]:
+    numbered = enumerate(pool.backends[:MOST_BACKENDS], first)
+    if not behaviour.sticky_seconds:
+        endpoints = f"{prefix}endpoints"
+        for slot, backend in numbered:
+            yield Slot(endpoints, f"{key} . {slot}"), f"{backend.ip} . {backend.port}"
+        return
+    taken: set[int] = set()
+    ids = {backend: _sticky_id(backend, first, taken) for backend in sorted(pool.backends, key=_by_address)}
+    for slot, backend in numbered:
+        word = f"{ids[backend] >> 16:x}:{ids[backend] & 0xFFFF:x}"  # as nft lists a priority
+        yield Slot(f"{prefix}sticky-ids", f"{key} . {slot}"), word
+        yield Slot(f"{prefix}sticky-endpoints", f"{key} . {word}"), f"{backend.ip} . {backend.port}"
+
+
+def _sticky_id(backend: Backend, first: int, taken: set[int]) -> int:
+    """What a client remembers of its endpoint: the same after a restart, other for each pool of a frontend."""
+    number = crc32(f"{backend.ip} {backend.port} {first}".encode()) & 0xFFFFFF
+    while number in taken:
+        number = (number + 1) & 0xFFFFFF
+    taken.add(number)
+    return STICKY_TAG | number
+
+
+def _by_address(backend: Backend) -> tuple[str, int]:
+    return backend.ip, backend.port

@@ -1,0 +1,117 @@
+"""The tables, maps and chains that do not depend on any service, one table ``pyproxy`` a family.
+
+What a connection meets: `services` looks its destination up and goes to a chain that fits the route's behaviour
+(`modes.nftables.behaviour`), which translates it. All of it hangs on nat hooks, which the kernel runs for the first
+packet of a connection only, so that later packets, and those of bystanders, pay nothing.
+
+Three tricks that nft 1.0.6, Debian 12's, asks for: the port in a map's data is declared ``tcp dport``, since
+``th dport`` there makes a later rule fail with "conflicting protocols"; a map updated by packets takes a key of 16
+bytes at most, so IPv6 affinity is kept under two hashes of its key; and an endpoint chosen for affinity travels
+between two lookups as the packet's priority, the one scratch register that nobody owns on a first packet.
+"""
+
+from hashlib import sha256
+
+from modes.nftables.family import Dialect
+from pyproxy.table import Host
+
+TABLE = "pyproxy"
+MASQUERADE_MARK = 0x4000  # KubeProxyConfiguration iptables.masqueradeBit 14, which other software knows to avoid
+STICKY_TAG = 0xFE000000  # marks a priority as ours, see the docstring
+STICKY_MASK = 0xFF000000
+AFFINITY_CLIENTS = 262144  # a full map forgets to stick, it refuses nobody
+
+SHARED_SETS = ("cluster-ips", "hairpins")
+"""Sets whose elements several routes may want."""
+MAPS = (
+    *("services", "endpoints", "sticky-ids", "sticky-endpoints"),
+    *("node-ports", "node-port-endpoints", "node-port-sticky-ids", "node-port-sticky-endpoints"),
+)
+SETS = (*MAPS, "allowed-sources", *SHARED_SETS)
+"""Everything that routes fill."""
+HOST_SETS = ("pods", "node-port-addresses")
+"""What the Host fills."""
+
+
+def declarations(d: Dialect) -> list[str]:
+    """The table with its sets, maps and empty chains; adding what is there already changes nothing."""
+    return [*_declarations(d), f"add chain {d.ip} {TABLE} {version(d)}"]
+
+
+def version(d: Dialect) -> str:
+    """The name of an empty chain that tells which declarations a table in the kernel was made of.
+
+    The same declarations can be refilled in place, which keeps the affinity of clients; others are replaced.
+    """
+    return "version-" + sha256("\n".join(_declarations(d)).encode()).hexdigest()[:12]
+
+
+def _declarations(d: Dialect) -> list[str]:
+    address = f"{d.ip} daddr . meta l4proto . th dport"
+    port = "meta l4proto . th dport"
+    slot, endpoint = "numgen random mod 65536", f"{d.ip} daddr . tcp dport"
+    maps = {
+        "services": f"typeof {address} : verdict;",
+        "node-ports": f"typeof {port} : verdict;",
+        "endpoints": f"typeof {address} . {slot} : {endpoint};",
+        "node-port-endpoints": f"typeof {port} . {slot} : {endpoint};",
+        "sticky-ids": f"typeof {address} . {slot} : meta priority;",
+        "sticky-endpoints": f"typeof {address} . meta priority : {endpoint};",
+        "node-port-sticky-ids": f"typeof {port} . {slot} : meta priority;",
+        "node-port-sticky-endpoints": f"typeof {port} . meta priority : {endpoint};",
+        "affinity": f"typeof {d.affinity_key} : meta priority; size {AFFINITY_CLIENTS}; flags dynamic,timeout;",
+    }
+    sets = {
+        "cluster-ips": f"type {d.address_type};",
+        "hairpins": f"type {d.address_type} . {d.address_type};",
+        "allowed-sources": f"typeof {address} . {d.ip} saddr; flags interval;",
+        "pods": f"type {d.address_type}; flags interval;",
+        "node-port-addresses": f"type {d.address_type}; flags interval;",
+    }
+    hooks = {
+        "prerouting": "type nat hook prerouting priority dstnat;",
+        "output": "type nat hook output priority -100;",
+        "postrouting": "type nat hook postrouting priority srcnat;",
+    }
+    return [
+        f"add table {d.ip} {TABLE}",
+        *(f"add map {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in maps.items()),
+        *(f"add set {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in sets.items()),
+        *(f"add chain {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in hooks.items()),
+        *(f"add chain {d.ip} {TABLE} {name}" for name in ("services", "refuse", "translated")),
+    ]
+
+
+def rules(d: Dialect) -> dict[str, list[str]]:
+    """The rules of every chain declared above."""
+    return {
+        "prerouting": ["jump services"],
+        "output": ["jump services"],
+        "postrouting": ["ct status dnat goto translated"],
+        "services": [
+            f"{d.ip} daddr . meta l4proto . th dport vmap @services",
+            # A port of a ClusterIP that no service port claims.
+            f"{d.ip} daddr @cluster-ips goto refuse",
+            # Never on loopback (CVE-2020-8558), even if --nodeport-addresses names it.
+            f"{d.ip} daddr @node-port-addresses {d.ip} daddr != {d.loopback} fib daddr type local"
+            " meta l4proto . th dport vmap @node-ports",
+        ],
+        # connect() sees ECONNREFUSED either way; resets are not held back by the rate limit of ICMP errors.
+        "refuse": ["meta l4proto tcp reject with tcp reset", "reject"],
+        "translated": [
+            f"meta priority & {STICKY_MASK:#x} == {STICKY_TAG:#x} meta priority set 0",
+            f"meta mark & {MASQUERADE_MARK:#x} != 0 meta mark set meta mark ^ {MASQUERADE_MARK:#x}"
+            " masquerade fully-random",
+            # A pod that reached itself must not answer itself directly.
+            f"{d.ip} saddr . {d.ip} daddr @hairpins masquerade fully-random",
+        ],
+    }
+
+
+def host_elements(d: Dialect, host: Host) -> dict[str, list[str]]:
+    """The elements of HOST_SETS."""
+    return {
+        "pods": d.own(host.pod_prefixes),
+        "node-port-addresses": d.own(host.node_port_prefixes),
+    }
+

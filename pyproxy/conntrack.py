@@ -1,0 +1,259 @@
+"""Removes UDP flows that still lead to an endpoint that is no longer in its pool.
+
+TCP notices a dead peer; a UDP client that keeps its port would talk to nobody for as long as it talks. So after a
+sync that took something away, conntrack's flows are read once and the stale ones deleted in batches, both over
+netlink and both in a thread of its own: no sync waits for it.
+
+Flows are told by the kernel's own words for them: the original destination is a frontend, the reply source is what
+it was translated to. A flow that was never translated, since there was no endpoint when it began, is stale, too.
+"""
+
+import errno
+import logging
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from threading import Condition
+from typing import NamedTuple
+
+from pyproxy.address import IP, contains
+from pyproxy.table import Family, Prefix, Route, RouteId, Scope, Table, Transport
+
+log = logging.getLogger("pyproxy.conntrack")
+
+Socket = tuple[IP, int]
+"""Address and port."""
+
+_NETLINK_NETFILTER = 12
+_CTNETLINK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
+_GET, _DELETE = _CTNETLINK | 1, _CTNETLINK | 2  # IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE
+_REQUEST, _DUMP = 0x1, 0x300
+_ERROR, _DONE = 2, 3
+_ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25  # CTA_*
+_FILTER_ORIGINAL = 1  # CTA_FILTER_ORIG_FLAGS
+_BY_PROTOCOL = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM, Linux 5.8; without it every flow is dumped and passed over here
+_NESTED = 0x8000
+_KIND = 0x3FFF
+_IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
+_BATCH_BYTES = 60_000
+_RECEIVE_BYTES = 1 << 20
+
+
+class Flow(NamedTuple):
+    """A UDP flow in conntrack."""
+
+    destination: Socket
+    """What the client sends to."""
+    endpoint: Socket
+    """Who answers."""
+    handle: bytes
+    """The attributes that name it to the kernel: original tuple, id and zone."""
+
+
+@dataclass(slots=True)
+class Expectation:
+    """Where flows may lead, by what their clients send to."""
+
+    frontends: dict[Socket, frozenset[Socket]] = field(default_factory=dict)
+    node_ports: dict[tuple[Family, int], frozenset[Socket]] = field(default_factory=dict)
+    node_port_prefixes: tuple[Prefix, ...] = ()
+
+    def is_stale(self, flow: Flow) -> bool:
+        allowed = self.frontends.get(flow.destination)
+        if allowed is None:
+            address, port = flow.destination
+            allowed = self.node_ports.get((Family.IPV6 if ":" in address else Family.IPV4, port))
+            if allowed is None or not any(contains(prefix, address) for prefix in self.node_port_prefixes):
+                return False
+        return flow.endpoint not in allowed
+
+
+def expectation(table: Table) -> Expectation:
+    """Of all UDP routes."""
+    found = Expectation(node_port_prefixes=table.host.node_port_prefixes)
+    for route in table.routes.values():
+        if route.transport is Transport.UDP:
+            _expect(found, route)
+    return found
+
+
+def _expect(found: Expectation, route: Route) -> None:
+    internal = frozenset((backend.ip, backend.port) for backend in route.internal.backends)
+    pools = (route.external,) if route.masquerade_external else (route.external, route.short_circuit)
+    external = frozenset((backend.ip, backend.port) for pool in pools for backend in pool.backends)
+    for frontend in route.frontends:
+        own = internal if frontend.scope is Scope.CLUSTER_IP else external
+        found.frontends[frontend.address, frontend.port] = own
+    if route.node_port:
+        found.node_ports[route.id.family, route.node_port] = external
+
+
+class Reconciler:
+    """Keeps conntrack in line with the newest table."""
+
+    def __init__(self) -> None:
+        self._wake = Condition()
+        self._table: Table | None = None
+        self._lost: list[Route] = []  # routes as they were before they changed or went
+
+    def after_sync(self, before: Table, now: Table, changed: AbstractSet[RouteId] | None) -> None:
+        """Take note of a sync; asks for work if it touched a UDP route. The first one always does, for a restart."""
+        ids = before.routes.keys() | now.routes.keys() if changed is None else changed
+        lost = [before.routes[id] for id in ids if id in before.routes]
+        lost = [route for route in lost if route.transport is Transport.UDP]
+        if lost or any(id in now.routes and now.routes[id].transport is Transport.UDP for id in ids):
+            with self._wake:
+                self._table = now
+                self._lost += lost
+                self._wake.notify()
+
+    def run(self) -> None:
+        """Never returns; made for a daemon thread."""
+        while True:
+            with self._wake:
+                while self._table is None:
+                    self._wake.wait()
+                table, lost = self._table, self._lost
+                self._table, self._lost = None, []
+            started = time.monotonic()
+            try:
+                deleted = reconcile(table, lost)
+            except OSError as error:
+                log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
+                continue
+            took = round((time.monotonic() - started) * 1000, 1)
+            log.info("conntrack reconciled", extra={"deleted": deleted, "ms": took})
+
+
+def reconcile(table: Table, lost: list[Route]) -> int:
+    """Delete every stale UDP flow and count them. ``lost``: routes that may have had frontends no longer known."""
+    expected = expectation(table)
+    gone = Expectation()
+    for route in lost:
+        _expect(gone, route)
+    for frontend in gone.frontends:
+        expected.frontends.setdefault(frontend, frozenset())
+    for port in gone.node_ports:
+        expected.node_ports.setdefault(port, frozenset())
+    stale: list[tuple[int, bytes]] = [
+        (family, flow.handle)
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for flow in udp_flows(family)
+        if expected.is_stale(flow)
+    ]
+    return _delete(stale)
+
+
+def udp_flows(family: int) -> Iterator[Flow]:
+    """Every UDP flow of one address family in this network namespace, in one dump. Raises OSError."""
+    protocol = _attribute(_PROTO | _NESTED, _attribute(1, bytes([socket.IPPROTO_UDP])))
+    choice = _attribute(_ORIGINAL | _NESTED, protocol)
+    choice += _attribute(_FILTER | _NESTED, _attribute(_FILTER_ORIGINAL, struct.pack("=I", _BY_PROTOCOL)))
+    with _open() as netlink:
+        netlink.send(_message(_GET, _REQUEST | _DUMP, family, choice))
+        while True:
+            data = netlink.recv(_RECEIVE_BYTES)
+            offset = 0
+            while offset < len(data):
+                length, kind = struct.unpack_from("=IH", data, offset)
+                if kind == _DONE:
+                    return
+                if kind == _ERROR:
+                    code = -struct.unpack_from("=i", data, offset + 16)[0]
+                    raise OSError(code, f"conntrack can't be read: {errno.errorcode.get(code, code)}")
+                flow = _flow(data, offset + 20, offset + length)
+                if flow is not None:
+                    yield flow
+                offset += length + 3 & ~3
+
+
+def _flow(data: bytes, start: int, end: int) -> Flow | None:
+    destination: Socket | None = None
+    endpoint: Socket | None = None
+    handle = b""
+    for kind, first, last in _attributes(data, start, end):
+        if kind == _ORIGINAL:
+            destination = _side(data, first, last, source=False)
+            handle += data[first - 4 : last]
+        elif kind == _REPLY:
+            endpoint = _side(data, first, last, source=True)
+        elif kind in (_ID, _ZONE):
+            handle += data[first - 4 : last + 3 & ~3].ljust(8, b"\0")
+    if destination is None or endpoint is None:
+        return None
+    return Flow(destination, endpoint, handle)
+
+
+def _side(data: bytes, start: int, end: int, *, source: bool) -> Socket | None:
+    """The source or destination of a tuple; None unless it is UDP."""
+    address = port = protocol = None
+    for kind, first, last in _attributes(data, start, end):
+        for inner, begin, stop in _attributes(data, first, last):
+            if kind == _IPS and inner in ((1, 3) if source else (2, 4)):  # CTA_IP_V4_SRC, V6_SRC; V4_DST, V6_DST
+                packed = data[begin:stop]
+                address = IP(socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed))
+            elif kind == _PROTO and inner == 1:  # CTA_PROTO_NUM
+                protocol = data[begin]
+            elif kind == _PROTO and inner == (2 if source else 3):  # CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+                port = data[begin] << 8 | data[begin + 1]
+    if address is None or port is None or protocol != socket.IPPROTO_UDP:
+        return None
+    return address, port
+
+
+def _attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Kind, and where the payload begins and ends, of each netlink attribute."""
+    while start + 4 <= end:
+        length, kind = struct.unpack_from("=HH", data, start)
+        yield kind & _KIND, start + 4, start + length
+        start += length + 3 & ~3
+
+
+def _delete(flows: list[tuple[int, bytes]]) -> int:
+    """Many messages a system call. The kernel answers only what failed; a flow that has just ended is no failure."""
+    missing = 0
+    messages = [_message(_DELETE, _REQUEST, family, handle) for family, handle in flows]
+    with _open() as netlink:
+        netlink.setblocking(False)
+        while messages:
+            batch = b""
+            while messages and len(batch) < _BATCH_BYTES:
+                batch += messages.pop()
+            netlink.send(batch)
+            missing += _failures(netlink)
+    return len(flows) - missing
+
+
+def _failures(netlink: socket.socket) -> int:
+    count = 0
+    while True:
+        try:
+            data = netlink.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return count
+        offset = 0
+        while offset < len(data):
+            length, kind = struct.unpack_from("=IH", data, offset)
+            code = -struct.unpack_from("=i", data, offset + 16)[0] if kind == _ERROR else 0
+            if code not in (0, errno.ENOENT):
+                raise OSError(code, f"a conntrack flow can't be deleted: {errno.errorcode.get(code, code)}")
+            count += code == errno.ENOENT
+            offset += length + 3 & ~3
+
+
+def _open() -> socket.socket:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+    netlink.bind((0, 0))
+    return netlink
+
+
+def _message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+    """A netlink message with an nfgenmsg."""
+    return struct.pack("=IHHIIBBH", 20 + len(attributes), kind, flags, 0, 0, family, 0, 0) + attributes
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)

@@ -1,0 +1,171 @@
+"""The forwarding table: the narrow waist between Kubernetes and the kernel.
+
+Policy writes it, modes read it. Everything that Kubernetes decides has been decided by then, so a mode needs no
+other module of this package: this one holds every value it sees, and what it may answer.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import NamedTuple, Protocol
+
+from pyproxy.address import IP, Family, Prefix, family_of
+
+__all__ = [
+    "IP",
+    "Backend",
+    "Drift",
+    "Family",
+    "Frontend",
+    "Host",
+    "Mode",
+    "ModeError",
+    "OnEmpty",
+    "Pool",
+    "Prefix",
+    "Route",
+    "RouteId",
+    "Scope",
+    "Table",
+    "Transport",
+    "family_of",
+]
+
+
+class Transport(StrEnum):
+    """Service.spec.ports[].protocol, in the lower case that kernels write."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    SCTP = "sctp"
+
+
+class Scope(Enum):
+    """Where a frontend's address comes from, which decides who may use it and how."""
+
+    CLUSTER_IP = "ClusterIP"
+    EXTERNAL_IP = "ExternalIP"
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class OnEmpty(Enum):
+    """What becomes of traffic when a pool has no backend."""
+
+    REJECT = "refuse"  # no usable endpoint anywhere: tell the client at once
+    DROP = "drop"  # endpoints elsewhere, none here: a load balancer must notice and go elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    ip: IP
+    port: int
+    is_local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Backends in canonical order (by address, then port); a connection gets one of them at random."""
+
+    backends: tuple[Backend, ...]
+    on_empty: OnEmpty = OnEmpty.REJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """An address and port that clients connect to. A node port has no address: see Route.node_port."""
+
+    address: IP
+    port: int
+    scope: Scope
+
+
+class RouteId(NamedTuple):
+    namespace: str
+    name: str
+    port_name: str
+    family: Family
+
+    def __str__(self) -> str:
+        port = f":{self.port_name}" if self.port_name else ""
+        return f"{self.namespace}/{self.name}{port} {self.family.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One port of one service in one IP family."""
+
+    id: RouteId
+    transport: Transport
+    frontends: tuple[Frontend, ...]
+    node_port: int | None
+    internal: Pool
+    """For traffic to the ClusterIP."""
+    external: Pool
+    """For traffic from outside the cluster to the other frontends and the node port."""
+    short_circuit: Pool
+    """For pods and this node using those same frontends when the external policy is Local."""
+    masquerade_external: bool
+    """Whether traffic to the other frontends and the node port gets a node address as its source.
+
+    False means external policy Local: sources are kept, `external` serves outside, `short_circuit` the inside.
+    """
+    affinity_seconds: int | None
+    allowed_sources: tuple[Prefix, ...] | None
+    """Who may use the LOAD_BALANCER frontends; None is everyone, the empty tuple no one."""
+    health_check_port: int | None
+
+    @property
+    def pools(self) -> tuple[Pool, Pool, Pool]:
+        return self.internal, self.external, self.short_circuit
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This node, as far as forwarding depends on it."""
+
+    node_port_prefixes: tuple[Prefix, ...] = ()
+    """Node ports answer on the node's own addresses inside these, never on loopback."""
+    pod_prefixes: tuple[Prefix, ...] = ()
+    """Sources inside these are pods on this node (detectLocalMode ClusterCIDR and NodeCIDR)…"""
+    pod_interfaces: tuple[str, ...] = ()
+    """…or what comes in here is (BridgeInterface, and InterfaceNamePrefix with a trailing ``*``)."""
+    masquerade_all: bool = False
+    """Whether ClusterIP traffic from pods gets a node address as its source, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    routes: Mapping[RouteId, Route]
+    host: Host
+
+
+class Drift(NamedTuple):
+    """One thing in the kernel that is not as it was written."""
+
+    route: RouteId | None
+    what: str
+
+
+class ModeError(Exception):
+    """The kernel did not take what a mode wrote. The message is one sentence for the operator."""
+
+
+class Mode(Protocol):
+    """What every back end offers. Found through the entry-point group ``pyproxy.modes``, made without arguments."""
+
+    name: str
+    tracks_connections: bool
+    """Whether the kernel's conntrack holds this mode's flows, so that stale UDP flows must be removed there."""
+
+    def probe(self) -> str | None:
+        """None if this kernel can run the mode, else one sentence that says what is missing."""
+
+    def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
+        """Make the kernel equal to ``table``; None means everything. All of it or, with ModeError, nothing."""
+
+    def verify(self) -> list[Drift]:
+        """What in the kernel differs from what was written. Raises ModeError if it can't be read."""
+
+    def cleanup(self) -> list[str]:
+        """Remove all that this mode ever wrote, and say what that was. Raises ModeError."""
