@@ -43,6 +43,9 @@ def exchange(client: socket.socket, address: str, port: int) -> Answer:
 def datagram(client: socket.socket) -> Answer:
     """One round trip on a connected UDP socket."""
     started = time.perf_counter()
-    client.send(b"?")
+    try:
+        client.send(b"?")
+    except PermissionError:
+        pass  # dropped on the way out of this very host; if it was a refusal, the ICMP error is waiting
     pod, source, _ = client.recv(200).decode().split()
     return Answer(pod, source, time.perf_counter() - started)

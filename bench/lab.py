@@ -109,7 +109,8 @@ class Lab:
         """A host on the shared segment."""
         host = Host(name, self._namespace(name), f"172.18.0.{number}", f"fd00:172:18::{number}")
         if name != "client":
-            host.namespace.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
+            # Without the kernel's limit on ICMP errors a client: redirects use it up, and refusals would be silent.
+            host.namespace.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1, ipv4__icmp_ratelimit=0)
         with lan.links() as links:
             links.link("add", ifname=name, kind="veth", peer={"ifname": "eth0", "net_ns_fd": host.namespace.name})
             port = links.link_lookup(ifname=name)[0]

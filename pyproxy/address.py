@@ -75,16 +75,21 @@ def why_not_an_endpoint(address: IP) -> str | None:
 
     A slice that could name loopback or link-local addresses would turn the proxy against its own node.
     """
-    parsed = ipaddress.ip_address(address)
-    if parsed.is_unspecified:
-        return "is the unspecified address"
-    if parsed.is_loopback:
-        return "is a loopback address"
-    if parsed.is_link_local:
-        return "is a link-local address"
-    if parsed.is_multicast:
-        return "is a multicast address"
-    return None
+    if family_of(address) is Family.IPV4:
+        first, second = address.split(".", 2)[:2]
+        if first == "127":
+            return "is a loopback address"
+        if (first, second) == ("169", "254"):
+            return "is a link-local address"
+        return "is the unspecified address" if first == "0" else _multicast(int(first) >> 4 == 0b1110)
+    if address in ("::", "::1"):
+        return "is the unspecified address" if address == "::" else "is a loopback address"
+    group = int(address.partition(":")[0] or "0", 16)
+    return "is a link-local address" if group & 0xFFC0 == 0xFE80 else _multicast(group >> 8 == 0xFF)
+
+
+def _multicast(is_it: bool) -> str | None:
+    return "is a multicast address" if is_it else None
 
 
 def shorten(text: str, most: int = 60) -> str:

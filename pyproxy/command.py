@@ -1,6 +1,7 @@
 """The command line: what a user types, turned into the objects that do it."""
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -109,6 +110,8 @@ def _run(options: argparse.Namespace) -> int:
     """Serve the Services of this node until SIGTERM or Ctrl-C. What is in the kernel then stays and keeps working;
     `pyproxy cleanup` removes it."""
     log.set_up(options.log_format, options.verbosity)
+    # What is kept are trees, not cycles: hundreds of thousands of objects that each pass would look at in vain.
+    gc.set_threshold(200_000, 20, 100)
     mode = _choose(options.mode)
     node_name = (options.hostname_override or socket.gethostname()).strip().lower()
     host = HostOptions(
@@ -147,7 +150,9 @@ def _check_detection(host: HostOptions) -> None:
     if host.detect_local is DetectLocal.INTERFACE_NAME_PREFIX and not host.interface_name_prefix:
         raise UsageError("--detect-local-mode InterfaceNamePrefix needs --pod-interface-name-prefix")
     if host.detect_local is DetectLocal.CLUSTER_CIDR and not host.cluster_cidrs:
-        logger.warning("without --cluster-cidr pods can't be told from the world: no traffic to a ClusterIP is masqueraded")
+        logger.warning(
+            "without --cluster-cidr pods can't be told from the world: no traffic to a ClusterIP is masqueraded"
+        )
 
 
 def _choose(name: str) -> Mode:

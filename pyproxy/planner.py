@@ -94,4 +94,6 @@ class Planner:
     @staticmethod
     def _lost(route: Route, what: str, holder: RouteId) -> Problem:
         key = Key(route.id.namespace, route.id.name)
-        return Problem("Service", key, f"spec.ports[{route.id.port_name}]", f"{what} is taken by {holder}, which goes first")
+        return Problem(
+            "Service", key, f"spec.ports[{route.id.port_name}]", f"{what} is taken by {holder}, which goes first"
+        )

@@ -91,7 +91,9 @@ def _ingress_ips(service: Service, family: Family) -> list[IP]:
 
 def _foreign_addresses(service: Service, families: list[Family]) -> list[Problem]:
     """External addresses of a family that the service does not have: nothing could answer there."""
-    problems = []
+    problems: list[Problem] = []
+    if not service.spec.external_ips and service.status is None:
+        return problems
     for family in set(Family) - set(families):
         for field, addresses in (
             ("spec.externalIPs", _external_ips(service, family)),
@@ -165,6 +167,8 @@ def _pools(endpoints: _Endpoints, site: Site) -> tuple[Pool, Pool]:
 
 def _available(ready: list[tuple[IP, int]], endpoints: _Endpoints, site: Site) -> list[tuple[IP, int]]:
     """Ready endpoints under topology (discovery.k8s.io/v1 EndpointHints): all must be hinted, or none is heeded."""
+    if not all(endpoints[key].hints for key in ready):
+        return ready
     by_node = [_hinted(endpoints[key], "for_nodes") for key in ready]
     if all(by_node) and any(site.node_name in names for names in by_node):
         return [key for key, names in zip(ready, by_node, strict=True) if site.node_name in names]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from modes.nftables.family import Dialect
-from modes.nftables.ruleset import MASQUERADE_MARK
+from modes.nftables.ruleset import CHOICE, MASQUERADE_MARK
 from pyproxy.table import Host, OnEmpty, Pool
 
 SHORT_CIRCUIT = 1 << 15
@@ -81,17 +81,17 @@ class Behaviour:
             return [self._verdict(self.size)]
         key = "meta l4proto . th dport" if self.node_port else f"{d.ip} daddr . meta l4proto . th dport"
         prefix = "node-port-" if self.node_port else ""
-        offset = f" offset {SHORT_CIRCUIT}" if self.kind == "inside" else ""
-        slot = f"{key} . numgen random mod {self.size}{offset}"
+        first = CHOICE + (SHORT_CIRCUIT if self.kind == "inside" else 0)
+        slot = f"meta priority set numgen random mod {self.size} offset {first}"
         if not self.sticky_seconds:
-            return [f"dnat {d.ip} to {slot} map @{prefix}endpoints"]
+            return [f"{slot} dnat {d.ip} to {key} . meta priority map @{prefix}endpoints"]
         remember = f"update @affinity {{ {d.affinity_key} timeout {self.sticky_seconds}s : meta priority }}"
         translate = f"dnat {d.ip} to {key} . meta priority map @{prefix}sticky-endpoints"
         return [
             # A client that came before; if its endpoint is gone, the last lookup fails and the next rule is tried.
             f"meta priority set {d.affinity_key} map @affinity {remember} {translate}",
             f"delete @affinity {{ {d.affinity_key} : meta priority }}",
-            f"meta priority set {slot} map @{prefix}sticky-ids {remember} {translate}",
+            f"{slot} meta priority set {key} . meta priority map @{prefix}sticky-ids {remember} {translate}",
         ]
 
     @staticmethod
@@ -111,4 +111,6 @@ def _from_pods(d: Dialect, host: Host) -> list[str]:
 
 def _not_from_pods(d: Dialect, host: Host) -> list[str]:
     """The opposite; empty if pods can't be told from others, as then nobody is masqueraded."""
-    return [match.replace(" saddr @", " saddr != @").replace("iifname ", "iifname != ") for match in _from_pods(d, host)]
+    return [
+        match.replace(" saddr @", " saddr != @").replace("iifname ", "iifname != ") for match in _from_pods(d, host)
+    ]

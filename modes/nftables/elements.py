@@ -6,7 +6,7 @@ from zlib import crc32
 
 from modes.nftables.behaviour import MOST_BACKENDS, SHORT_CIRCUIT, Behaviour, size_of
 from modes.nftables.family import Dialect
-from modes.nftables.ruleset import STICKY_TAG
+from modes.nftables.ruleset import CHOICE
 from pyproxy.table import Backend, Pool, Route, Scope
 
 
@@ -78,7 +78,7 @@ def comment_of(route: Route) -> str:
 
 
 def _pool(prefix: str, key: str, pool: Pool, first: int, behaviour: Behaviour) -> Iterator[tuple[Slot, str]]:
-    numbered = enumerate(pool.backends[:MOST_BACKENDS], first)
+    numbered = ((_classid(CHOICE + first + i), backend) for i, backend in enumerate(pool.backends[:MOST_BACKENDS]))
     if not behaviour.sticky_seconds:
         endpoints = f"{prefix}endpoints"
         for slot, backend in numbered:
@@ -87,18 +87,22 @@ def _pool(prefix: str, key: str, pool: Pool, first: int, behaviour: Behaviour) -
     taken: set[int] = set()
     ids = {backend: _sticky_id(backend, first, taken) for backend in sorted(pool.backends, key=_by_address)}
     for slot, backend in numbered:
-        word = f"{ids[backend] >> 16:x}:{ids[backend] & 0xFFFF:x}"  # as nft lists a priority
-        yield Slot(f"{prefix}sticky-ids", f"{key} . {slot}"), word
-        yield Slot(f"{prefix}sticky-endpoints", f"{key} . {word}"), f"{backend.ip} . {backend.port}"
+        yield Slot(f"{prefix}sticky-ids", f"{key} . {slot}"), ids[backend]
+        yield Slot(f"{prefix}sticky-endpoints", f"{key} . {ids[backend]}"), f"{backend.ip} . {backend.port}"
 
 
-def _sticky_id(backend: Backend, first: int, taken: set[int]) -> int:
+def _classid(number: int) -> str:
+    """A packet priority as nft writes it."""
+    return f"{number >> 16:x}:{number & 0xFFFF:x}"
+
+
+def _sticky_id(backend: Backend, first: int, taken: set[int]) -> str:
     """What a client remembers of its endpoint: the same after a restart, other for each pool of a frontend."""
     number = crc32(f"{backend.ip} {backend.port} {first}".encode()) & 0xFFFFFF
     while number in taken:
         number = (number + 1) & 0xFFFFFF
     taken.add(number)
-    return STICKY_TAG | number
+    return _classid(CHOICE | number)
 
 
 def _by_address(backend: Backend) -> tuple[str, int]:

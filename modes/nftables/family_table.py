@@ -91,7 +91,7 @@ class FamilyTable:
         ]
 
     def differences(self, found: Elements) -> Iterator[Drift]:
-        """How the elements that the kernel has, of all sets but the affinity of clients, differ from what was written."""
+        """How the kernel's elements, of all sets but the affinity of clients, differ from what was written."""
         expected: Elements = dict.fromkeys(self._users, "")
         for name, keys in ruleset.host_elements(self._d, self._host).items():
             expected.update((Slot(name, key), "") for key in keys)
@@ -148,4 +148,3 @@ def _placed(old: Pool, new: Pool) -> Pool:
     places += [None] * (len(new.backends) - len(places))
     movers = iter(sorted(staying.difference(filter(None, places)), key=lambda backend: (backend.ip, backend.port)))
     return Pool(tuple(backend or next(movers) for backend in places), new.on_empty)
-

@@ -6,8 +6,6 @@ rather than JSON: a third of the bytes and of the time.
 """
 
 import shutil
-import socket
-import struct
 import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,10 +17,6 @@ from modes.nftables.ruleset import TABLE
 from pyproxy.table import ModeError
 
 _SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
-_NETLINK_NETFILTER = 12
-_GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
-_REQUEST = 1  # NLM_F_REQUEST
-_GENERATION_ID = 1  # NFTA_GEN_ID
 
 
 def find_nft() -> str | None:
@@ -51,18 +45,6 @@ def load(script: str) -> None:
     run_nft(["-f", "-"], script)
 
 
-def generation() -> int:
-    """How many transactions this network namespace has seen, whoever made them (nf_tables base_seq)."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
-        netlink.bind((0, 0))
-        netlink.send(struct.pack("=IHHIIBBH", 20, _GET_GENERATION, _REQUEST, 1, 0, socket.AF_UNSPEC, 0, 0))
-        answer = netlink.recv(8192)
-    length, kind = struct.unpack_from("=HH", answer, 20)
-    if kind != _GENERATION_ID or length != 8:
-        raise ModeError("the kernel did not tell its nftables generation")
-    return int(struct.unpack_from("!I", answer, 24)[0])
-
-
 def tables() -> set[tuple[str, str]]:
     """Family keyword and name of every table."""
     listed = _listing(run_nft(["-j", "list", "tables"]))
@@ -73,11 +55,6 @@ def chains(ip: str) -> set[str]:
     """The names of this mode's chains in one family; empty if it has no table there."""
     listed = _listing(run_nft(["-j", "list", "chains"]))
     return {c["name"] for c in listed.get("chain", ()) if (c["family"], c["table"]) == (ip, TABLE)}
-
-
-def rules(ip: str) -> bytes:
-    """Chains, rules and the shape of sets, without their elements: equal bytes mean nothing was touched."""
-    return run_nft(["-j", "-t", "list", "table", ip, TABLE])
 
 
 def elements(ip: str, set_names: Iterable[str], *, maps: bool) -> Elements:

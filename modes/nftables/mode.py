@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from modes.nftables import kernel, ruleset
+from modes.nftables import kernel, netlink, ruleset
 from modes.nftables.family import DIALECTS
 from modes.nftables.family_table import FamilyTable
 from modes.nftables.ruleset import TABLE
@@ -39,13 +39,13 @@ class NftablesMode:
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
         everything = changed is None or not self._in_order
         self._in_order = False
-        before = kernel.generation()
+        before = netlink.generation()
         if everything:
             self._rebuild(table)
         else:
             self._change(table, changed or frozenset())
         self._in_order = True
-        after = kernel.generation()
+        after = netlink.generation()
         if after - before > 1:  # somebody else was at work meanwhile, maybe before we took our fingerprints
             self._fingerprints.clear()
         ours = after - before <= 1 and (everything or before == self._generation)
@@ -92,15 +92,15 @@ class NftablesMode:
 
     def _take_fingerprints(self, families: Iterable[Family]) -> None:
         for family in families:
-            self._fingerprints[family] = kernel.rules(DIALECTS[family].ip)
+            self._fingerprints[family] = netlink.fingerprint(family, TABLE)
 
     def verify(self) -> list[Drift]:
         """One message while nobody else has written to nftables since, a full reading otherwise."""
-        before = kernel.generation()
+        before = netlink.generation()
         if before == self._generation:
             return []
         drift = [found for family in self._tables for found in self._compare(family)]
-        if not drift and kernel.generation() == before:
+        if not drift and netlink.generation() == before:
             self._generation = before
         return drift
 
@@ -110,7 +110,7 @@ class NftablesMode:
             yield Drift(None, f"table {ip} {TABLE} is gone")
             return
         try:
-            if kernel.rules(ip) != self._fingerprints.get(family):
+            if netlink.fingerprint(family, TABLE) != self._fingerprints.get(family):
                 yield Drift(None, f"chains or rules of table {ip} {TABLE} were changed")
             found = kernel.elements(ip, ruleset.MAPS, maps=True) | kernel.elements(ip, _PLAIN_SETS, maps=False)
         except ModeError as error:

@@ -4,10 +4,10 @@ What a connection meets: `services` looks its destination up and goes to a chain
 (`modes.nftables.behaviour`), which translates it. All of it hangs on nat hooks, which the kernel runs for the first
 packet of a connection only, so that later packets, and those of bystanders, pay nothing.
 
-Three tricks that nft 1.0.6, Debian 12's, asks for: the port in a map's data is declared ``tcp dport``, since
-``th dport`` there makes a later rule fail with "conflicting protocols"; a map updated by packets takes a key of 16
-bytes at most, so IPv6 affinity is kept under two hashes of its key; and an endpoint chosen for affinity travels
-between two lookups as the packet's priority, the one scratch register that nobody owns on a first packet.
+Tricks that nft 1.0.6, Debian 12's, asks for. Between two lookups, the number of the chosen endpoint travels as the
+packet's priority, the one register that nobody owns on a first packet, since `numgen` inside a key needs a ``typeof``
+map, whose ``th dport`` then makes rules fail, or match TCP alone. A map that packets update takes a key of 16 bytes at
+most, so IPv6 affinity is kept under two hashes of its key.
 """
 
 from hashlib import sha256
@@ -17,8 +17,8 @@ from pyproxy.table import Host
 
 TABLE = "pyproxy"
 MASQUERADE_MARK = 0x4000  # KubeProxyConfiguration iptables.masqueradeBit 14, which other software knows to avoid
-STICKY_TAG = 0xFE000000  # marks a priority as ours, see the docstring
-STICKY_MASK = 0xFF000000
+CHOICE = 0xFE000000  # a priority that is ours, see the docstring; the lower 24 bits tell the endpoint
+CHOICE_MASK = 0xFF000000
 AFFINITY_CLIENTS = 262144  # a full map forgets to stick, it refuses nobody
 
 SHARED_SETS = ("cluster-ips", "hairpins")
@@ -47,24 +47,24 @@ def version(d: Dialect) -> str:
 
 
 def _declarations(d: Dialect) -> list[str]:
-    address = f"{d.ip} daddr . meta l4proto . th dport"
-    port = "meta l4proto . th dport"
-    slot, endpoint = "numgen random mod 65536", f"{d.ip} daddr . tcp dport"
+    port = "inet_proto . inet_service"
+    address = f"{d.address_type} . {port}"
+    endpoint = f"{d.address_type} . inet_service"
     maps = {
-        "services": f"typeof {address} : verdict;",
-        "node-ports": f"typeof {port} : verdict;",
-        "endpoints": f"typeof {address} . {slot} : {endpoint};",
-        "node-port-endpoints": f"typeof {port} . {slot} : {endpoint};",
-        "sticky-ids": f"typeof {address} . {slot} : meta priority;",
-        "sticky-endpoints": f"typeof {address} . meta priority : {endpoint};",
-        "node-port-sticky-ids": f"typeof {port} . {slot} : meta priority;",
-        "node-port-sticky-endpoints": f"typeof {port} . meta priority : {endpoint};",
-        "affinity": f"typeof {d.affinity_key} : meta priority; size {AFFINITY_CLIENTS}; flags dynamic,timeout;",
+        "services": f"type {address} : verdict;",
+        "node-ports": f"type {port} : verdict;",
+        "endpoints": f"type {address} . classid : {endpoint};",
+        "node-port-endpoints": f"type {port} . classid : {endpoint};",
+        "sticky-ids": f"type {address} . classid : classid;",
+        "sticky-endpoints": f"type {address} . classid : {endpoint};",
+        "node-port-sticky-ids": f"type {port} . classid : classid;",
+        "node-port-sticky-endpoints": f"type {port} . classid : {endpoint};",
+        "affinity": f"{d.affinity_type}; size {AFFINITY_CLIENTS}; flags dynamic,timeout;",
     }
     sets = {
         "cluster-ips": f"type {d.address_type};",
         "hairpins": f"type {d.address_type} . {d.address_type};",
-        "allowed-sources": f"typeof {address} . {d.ip} saddr; flags interval;",
+        "allowed-sources": f"type {address} . {d.address_type}; flags interval;",
         "pods": f"type {d.address_type}; flags interval;",
         "node-port-addresses": f"type {d.address_type}; flags interval;",
     }
@@ -99,7 +99,7 @@ def rules(d: Dialect) -> dict[str, list[str]]:
         # connect() sees ECONNREFUSED either way; resets are not held back by the rate limit of ICMP errors.
         "refuse": ["meta l4proto tcp reject with tcp reset", "reject"],
         "translated": [
-            f"meta priority & {STICKY_MASK:#x} == {STICKY_TAG:#x} meta priority set 0",
+            f"meta priority & {CHOICE_MASK:#x} == {CHOICE:#x} meta priority set 0",
             f"meta mark & {MASQUERADE_MARK:#x} != 0 meta mark set meta mark ^ {MASQUERADE_MARK:#x}"
             " masquerade fully-random",
             # A pod that reached itself must not answer itself directly.
@@ -114,4 +114,3 @@ def host_elements(d: Dialect, host: Host) -> dict[str, list[str]]:
         "pods": d.own(host.pod_prefixes),
         "node-port-addresses": d.own(host.node_port_prefixes),
     }
-

@@ -1,0 +1,51 @@
+"""The proxy under test: a `pyproxy run` process on the lab's node."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from bench.lab import CLUSTER_CIDRS, NODE_NAME, Lab
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    cpu_seconds: float
+    """Of the process and of its children that have ended."""
+    resident_mib: float
+    peak_mib: float
+
+
+class Subject:
+    """Started in a lab that outlives it. What it wrote to the kernel stays when it ends."""
+
+    def __init__(self, lab: Lab, mode: str, manifests: Path, log: IO[bytes], *flags: str) -> None:
+        command = [sys.executable, "-m", "pyproxy", "run", "--mode", mode, "--manifests", str(manifests)]
+        command += ["--hostname-override", NODE_NAME, "--cluster-cidr", CLUSTER_CIDRS, *flags]
+        self._process = lab.node.namespace.start(command, stdout=log, stderr=log)
+
+    def usage(self) -> Usage:
+        """Until now."""
+        text = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = sum(int(text[index]) for index in (11, 12, 13, 14))  # utime, stime, cutime, cstime
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines())
+        kib = {name: int(status[name].split()[0]) for name in ("VmRSS", "VmHWM")}
+        return Usage(ticks / _TICK, kib["VmRSS"] / 1024, kib["VmHWM"] / 1024)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """The exit status."""
+        self._process.send_signal(number)
+        try:
+            return self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()

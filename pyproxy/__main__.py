@@ -1,0 +1,5 @@
+import sys
+
+from pyproxy.command import main
+
+sys.exit(main())

@@ -1,0 +1,77 @@
+"""Who reaches which frontend, which pods answer, and whose address they see: the table of semantics, row by row."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.cluster import Cluster
+from tests.conformance.manifests import FAMILIES, PORTS, service, slices
+
+NODE = {"IPv4": "172.18.0.2", "IPv6": "fd00:172:18::2"}
+ALL = {"pod-2", "pod-3", "pod-4"}
+LOCAL = {"pod-2", "pod-3"}
+EXTERNAL = ("NodePort", "ExternalIP", "LoadBalancer")
+
+# Source, kind of frontend, external policy → pods, and whether their source is kept or a node's address.
+ROWS = [
+    ("pod-1", "ClusterIP", "Cluster", ALL, "kept"),
+    ("node", "ClusterIP", "Cluster", ALL, "node"),
+    ("client", "ClusterIP", "Cluster", ALL, "node"),
+    *(("pod-1", kind, "Cluster", ALL, "node") for kind in EXTERNAL),
+    *(("node", kind, "Cluster", ALL, "node") for kind in EXTERNAL),
+    *(("client", kind, "Cluster", ALL, "node") for kind in EXTERNAL),
+    *(("client", kind, "Local", LOCAL, "kept") for kind in EXTERNAL),
+    *(("pod-1", kind, "Local", ALL, "kept") for kind in EXTERNAL),  # short circuit
+    *(("node", kind, "Local", ALL, "node") for kind in EXTERNAL),
+]
+
+
+@pytest.fixture(scope="module")
+def services(cluster: Cluster, numbers: Iterator[int]) -> Iterator[dict[str, int]]:
+    """One service for each external policy."""
+    by_policy = {"Cluster": next(numbers), "Local": next(numbers)}
+    objects = []
+    for policy, number in by_policy.items():
+        objects += [service(number, externalTrafficPolicy=policy), *slices(number, sorted(ALL))]
+    cluster.apply("reachability", *objects)
+    yield by_policy
+    cluster.delete("reachability")
+
+
+@pytest.mark.parametrize("protocol", PORTS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("who", "kind", "policy", "pods", "source"), ROWS)
+def test_the_right_pods_answer_and_see_the_right_source(
+    cluster: Cluster,
+    services: dict[str, int],
+    who: str,
+    kind: str,
+    policy: str,
+    pods: set[str],
+    source: str,
+    family: str,
+    protocol: str,
+) -> None:
+    answers = [cluster.ask(who, services[policy], kind, family, protocol) for _ in range(40)]
+    own = cluster.host(who).address(family)
+    assert {answer.pod for answer in answers} == pods
+    assert {answer.source for answer in answers} == {own if source == "kept" else NODE[family]}
+
+
+@pytest.mark.parametrize("protocol", PORTS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["ClusterIP", *EXTERNAL])
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_a_pod_that_reaches_itself_sees_a_node_address(
+    cluster: Cluster, services: dict[str, int], policy: str, kind: str, family: str, protocol: str
+) -> None:
+    answers = [cluster.ask("pod-2", services[policy], kind, family, protocol) for _ in range(40)]
+    assert {answer.source for answer in answers if answer.pod == "pod-2"} == {NODE[family]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_short_circuit_masquerades_no_pod_but_itself(
+    cluster: Cluster, services: dict[str, int], family: str
+) -> None:
+    answers = [cluster.ask("pod-2", services["Local"], "LoadBalancer", family) for _ in range(40)]
+    assert {a.source for a in answers if a.pod != "pod-2"} == {cluster.host("pod-2").address(family)}
