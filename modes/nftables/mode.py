@@ -40,24 +40,25 @@ class NftablesMode:
         everything = changed is None or not self._in_order
         self._in_order = False
         before = netlink.generation()
-        if everything:
-            self._rebuild(table)
-        else:
-            self._change(table, changed or frozenset())
+        rewritten = self._rebuild(table) if everything else self._change(table, changed or frozenset())
         self._in_order = True
+        for family in rewritten:
+            self._fingerprints[family] = netlink.fingerprint(family, TABLE)
         after = netlink.generation()
-        if after - before > 1:  # somebody else was at work meanwhile, maybe before we took our fingerprints
-            self._fingerprints.clear()
+        if after - before > 1:  # somebody else was at work meanwhile, maybe before the fingerprints were taken
+            for family in rewritten:
+                del self._fingerprints[family]
         ours = after - before <= 1 and (everything or before == self._generation)
         self._generation = after if ours else None
 
-    def _rebuild(self, table: Table) -> None:
+    def _rebuild(self, table: Table) -> list[Family]:
+        """Everything anew; returns whose rules were written."""
         try:
             kernel.load("\n".join(self._refill(table)))
         except ModeError:
             # Somebody changed what the sets are made of: affinity is lost, connections are not.
             kernel.load("\n".join(self._recreate(self._tables, table)))
-        self._take_fingerprints(self._tables)
+        return list(self._tables)
 
     def _refill(self, table: Table) -> Iterator[str]:
         """The tables anew, in place where they are of this version."""
@@ -79,7 +80,8 @@ class NftablesMode:
             yield f"delete table {DIALECTS[family].ip} {TABLE}"
             yield from self._tables[family].fill(table)
 
-    def _change(self, table: Table, changed: AbstractSet[RouteId]) -> None:
+    def _change(self, table: Table, changed: AbstractSet[RouteId]) -> list[Family]:
+        """Only what differs; returns whose rules were written."""
         chains = {family: family_table.chains for family, family_table in self._tables.items()}
         script = [
             line
@@ -88,11 +90,7 @@ class NftablesMode:
         ]
         if script:
             kernel.load("\n".join(script))
-        self._take_fingerprints([family for family, old in chains.items() if self._tables[family].chains != old])
-
-    def _take_fingerprints(self, families: Iterable[Family]) -> None:
-        for family in families:
-            self._fingerprints[family] = netlink.fingerprint(family, TABLE)
+        return [family for family, old in chains.items() if self._tables[family].chains != old]
 
     def verify(self) -> list[Drift]:
         """One message while nobody else has written to nftables since, a full reading otherwise."""
@@ -110,7 +108,9 @@ class NftablesMode:
             yield Drift(None, f"table {ip} {TABLE} is gone")
             return
         try:
-            if netlink.fingerprint(family, TABLE) != self._fingerprints.get(family):
+            if family not in self._fingerprints:
+                yield Drift(None, f"table {ip} {TABLE} was written while somebody else wrote, too; to be sure, again")
+            elif netlink.fingerprint(family, TABLE) != self._fingerprints[family]:
                 yield Drift(None, f"chains or rules of table {ip} {TABLE} were changed")
             found = kernel.elements(ip, ruleset.MAPS, maps=True) | kernel.elements(ip, _PLAIN_SETS, maps=False)
         except ModeError as error:

@@ -60,8 +60,11 @@ class Cluster:
 
     def apply(self, name: str, *objects: Object) -> None:
         """Put ``objects`` in force, in place of what ``name`` held before; they are in the kernel when this returns."""
-        self.write(f"{name}.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+        self.write_objects(name, *objects)
         self.settle()
+
+    def write_objects(self, name: str, *objects: Object) -> None:
+        self.write(f"{name}.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def delete(self, name: str) -> None:
         (self.folder / f"{name}.json").unlink()
@@ -75,11 +78,12 @@ class Cluster:
     def settle(self) -> None:
         """Wait until everything written so far is served: changes reach the kernel in the order of their files."""
         pod = f"pod-{next(self._turns) % 3 + 1}"
-        objects = [manifests.service(_SENTINEL, exposed=False), *manifests.slices(_SENTINEL, [pod])]
-        self.write("zz-sentinel.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+        self.write_objects("zz", manifests.service(_SENTINEL, exposed=False), *manifests.slices(_SENTINEL, [pod]))
         address, port = manifests.target(_SENTINEL, "ClusterIP", "IPv4", "TCP")
         client = self.lab.pods["pod-2"]
-        until(lambda: _pod_of(client, address, port) == pod, lambda: f"never served; the log ends: {self.log()[-3000:]}")
+        until(
+            lambda: _pod_of(client, address, port) == pod, lambda: f"never served; the log ends: {self.log()[-3000:]}"
+        )
 
     def host(self, who: str) -> Host:
         """``node``, ``client`` (outside) or a pod."""

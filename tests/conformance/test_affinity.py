@@ -107,4 +107,3 @@ def test_external_local_keeps_outside_clients_on_local_endpoints(cluster: Cluste
     cluster.apply("sticky", _sticky(number, externalTrafficPolicy="Local"), *slices(number, ["pod-4", "pod-2"]))
     assert cluster.pods_of(15, "client", number, "NodePort", family) == {"pod-2"}
     cluster.delete("sticky")
-

@@ -48,7 +48,7 @@ HOSTILE = {
     "10 kB": "a" * 10_000,
     "10 kB of newlines": "\n" * 10_000,
     "letters of Spain": "ñandú",
-    "digits of Arabia": "١٢٣",
+    "digits of Arabia": "\u0661\u0662\u0663",
     "a mask of a line": "a\u2028b",
     "right to left": "a\u202eb",
     "next line": "a\x85b",
@@ -252,10 +252,9 @@ def test_an_endpoint_without_addresses_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.1.1", "0.0.0.0", "::1", "fe80::1", "224.0.0.1"])  # noqa: S104
-@pytest.mark.parametrize("field", ["spec.clusterIPs", "spec.externalIPs", "status.loadBalancer.ingress"])
-def test_no_frontend_is_in_loopback_or_link_local_ranges(field: str, address: str) -> None:
+@pytest.mark.parametrize("field", ["spec.externalIPs", "status.loadBalancer.ingress"])
+def test_no_external_frontend_is_in_loopback_or_link_local_ranges(field: str, address: str) -> None:
     webs = {
-        "spec.clusterIPs": service(cluster_ips=(address,)),
         "spec.externalIPs": service(external_ips=(address,)),
         "status.loadBalancer.ingress": service(ingress=(Ingress(address),)),
     }

@@ -1,0 +1,71 @@
+"""Stopping the proxy stops no traffic, starting it breaks none."""
+
+import json
+import signal
+
+import pytest
+
+from tests.conformance.cluster import Cluster, Load
+from tests.conformance.manifests import FAMILIES, service, slices, target
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("number_of_signal", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_a_restart_under_load_fails_no_connection(
+    cluster: Cluster, number: int, number_of_signal: signal.Signals, family: str, protocol: str
+) -> None:
+    cluster.apply("restart", service(number), *slices(number, ["pod-2", "pod-3", "pod-4"]))
+    with (
+        Load(cluster, "pod-1", number, "ClusterIP", family, protocol) as inside,
+        Load(cluster, "client", number, "NodePort", family, protocol) as outside,
+    ):
+        for _ in range(3):
+            cluster.kill(number_of_signal)
+            inside.run_for(20)
+            cluster.start()
+            inside.run_for(20)
+            outside.run_for(20)
+            cluster.settle()
+    assert inside.failures == outside.failures == []
+    cluster.delete("restart")
+
+
+def test_sigterm_ends_with_status_0_and_leaves_the_kernel_forwarding(cluster: Cluster, number: int) -> None:
+    cluster.apply("stop", service(number), *slices(number, ["pod-2"]))
+    assert cluster.kill(signal.SIGTERM) == 0
+    assert cluster.ask("client", number, "NodePort", "IPv4").pod == "pod-2"
+    cluster.start()
+    cluster.delete("stop")
+
+
+def test_what_changed_while_the_proxy_was_away_is_caught_up(cluster: Cluster, number: int) -> None:
+    cluster.apply("away", service(number), *slices(number, ["pod-2"]))
+    cluster.kill()
+    (cluster.folder / "away.json").unlink()
+    cluster.start()
+    cluster.settle()
+    assert cluster.outcome("client", *target(number, "NodePort", "IPv4", "TCP")) == "refused"
+
+
+def test_an_established_connection_survives_a_restart(cluster: Cluster, number: int) -> None:
+    cluster.apply("established", service(number), *slices(number, ["pod-2", "pod-3"]))
+    address, port = target(number, "LoadBalancer", "IPv4", "TCP")
+    from bench.ask import open_socket
+
+    with open_socket(cluster.host("client"), address) as client:
+        client.settimeout(3)
+        client.connect((address, port))
+        client.recv(100)
+        cluster.kill()
+        cluster.start()
+        cluster.settle()
+        client.sendall(b"still there?")
+        assert client.recv(100) == b"still there?"
+    cluster.delete("established")
+
+
+def test_logs_are_json_if_asked(mode: str) -> None:
+    with Cluster(mode, "--log-format", "json") as other:
+        lines = [json.loads(line) for line in other.log().splitlines()]
+    assert {"starting", "synced"} <= {line["message"] for line in lines}
