@@ -64,7 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="see it work", description=_demo.__doc__)
     demo.add_argument("--mode", help="only this mode")
     demo.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    demo.add_argument("--manifests", type=Path, default=Path("examples"), metavar="PATH", help="(default: examples)")
     demo.set_defaults(command=_demo)
     cleanup = commands.add_parser("cleanup", help="remove what pyproxy wrote", description=_cleanup.__doc__)
     cleanup.add_argument("--kube-proxy", action="store_true", help="also what a departed kube-proxy left behind")
@@ -201,20 +200,22 @@ def _cleanup(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     """Build a lab of network namespaces, serve the example manifests in it in every mode this kernel can run, send
     real requests, and show who answered. Takes root; leaves nothing behind."""
-    _need_root()
+    _prepare_for_the_lab()
     from bench.demo import demo
 
-    return demo(options.manifests, [options.mode] if options.mode else modes.names(), as_json=options.json)
+    return demo([options.mode] if options.mode else modes.names(), as_json=options.json)
 
 
 def _bench_sync(options: argparse.Namespace) -> int:
-    _need_root()
+    _prepare_for_the_lab()
     from bench.sync import SyncBench
 
     return SyncBench(options.mode, options.services, options.endpoints, options.changes).report(options.json)
 
 
-def _need_root() -> None:
+def _prepare_for_the_lab() -> None:
+    """Check what a lab takes, and make SIGTERM clean up as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if os.geteuid() != 0:
         raise UsageError("network namespaces take root; run it with sudo")
     try:

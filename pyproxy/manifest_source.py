@@ -77,7 +77,9 @@ class ManifestSource:
         while True:
             names: set[str] = set()
             events = inotify.read(read_delay=2)
-            if any(event.mask & (flags.DELETE | flags.MOVED_FROM) and self._is_manifest(event.name) for event in events):
+            if any(
+                event.mask & (flags.DELETE | flags.MOVED_FROM) and self._is_manifest(event.name) for event in events
+            ):
                 # Perhaps the whole folder is being removed, which takes nothing out of force.
                 time.sleep(_FOLDER_REMOVAL_S)
                 events += inotify.read(timeout=0)

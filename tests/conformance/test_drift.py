@@ -53,6 +53,6 @@ def test_tables_of_others_are_left_alone(cluster: Cluster, number: int) -> None:
     said = len(cluster.log())
     until(lambda: "verified drift=0" in cluster.log()[said:], lambda: "never verified")
     assert b"chain mine" in cluster.lab.node.namespace.run(["nft", "list", "table", "ip", "stranger"]).stdout
-    assert "repairing" not in cluster.log()[said:], cluster.log()[said - 500:]
+    assert "repairing" not in cluster.log()[said:], cluster.log()[said - 500 :]
     cluster.lab.node.namespace.run(["nft", "delete", "table", "ip", "stranger"])
     cluster.delete("drift")
