@@ -4,8 +4,9 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# nft writes the nftables mode; python3-venv makes the virtual environment.
-DEBIAN := nftables python3-venv
+# nft writes the nftables mode; python3-venv makes the virtual environment; iptables is what the tests of
+# `pyproxy cleanup --kube-proxy` plant kube-proxy's chains with.
+DEBIAN := nftables python3-venv iptables
 
 .PHONY: demo test check unit conformance faults lock clean
 

@@ -101,6 +101,7 @@ class Lab:
     def _namespace(self, name: str) -> Namespace:
         namespace = Namespace(self._prefix + name)
         self._stack.callback(namespace.remove)
+        namespace.create()
         # Addresses work at once: nobody else could have them.
         namespace.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
         return namespace

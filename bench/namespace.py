@@ -22,7 +22,10 @@ class Namespace:
         self.name = name
         self.path = _NAMED / name
         self._processes: list[subprocess.Popen[bytes]] = []
-        netns.create(name)
+
+    def create(self) -> None:
+        """Once it is certain that `remove` will be called, as an interrupt may come in the midst of this."""
+        netns.create(self.name)
         with self.links() as links:
             links.link("set", index=links.link_lookup(ifname="lo")[0], state="up")
 
@@ -68,7 +71,8 @@ class Namespace:
             for pipe in (process.stdout, process.stderr):
                 if pipe:
                     pipe.close()
-        netns.remove(self.name)
+        if self.path.exists():
+            netns.remove(self.name)
 
     def _inside(self, command: Sequence[str | Path]) -> list[str]:
         return ["/usr/bin/nsenter", f"--net={self.path}", "--", *map(str, command)]

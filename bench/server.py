@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -48,12 +49,12 @@ async def _serve(port: int, places: dict[str, str]) -> None:
                 raise OSError(ctypes.get_errno(), f"can't enter {path}")
         for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
             tcp = socket.create_server((any_address, port), family=family, backlog=_BACKLOG)
-            servers.append(await loop.create_server(lambda pod=pod: _Tcp(pod), sock=tcp))
+            servers.append(await loop.create_server(partial(_Tcp, pod), sock=tcp))
             udp = socket.socket(family, socket.SOCK_DGRAM)
             if family == socket.AF_INET6:
                 udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             udp.bind((any_address, port))
-            await loop.create_datagram_endpoint(lambda pod=pod: _Udp(pod), sock=udp)
+            await loop.create_datagram_endpoint(partial(_Udp, pod), sock=udp)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -147,7 +147,7 @@ def _environment() -> dict[str, str]:
         "machine": f"{os.cpu_count()} cores",
         "python": platform.python_version(),
         "nft": nft[1] if len(nft) > 1 else "",
-        "load": "{:.2f}".format(os.getloadavg()[0]),
+        "load": f"{os.getloadavg()[0]:.2f}",
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
-from pyproxy import __version__, log, modes
+from pyproxy import __version__, kube_proxy, log, modes
 from pyproxy.address import Prefix, parse_prefix
 from pyproxy.conntrack import Reconciler
 from pyproxy.controller import Controller, Pace
@@ -187,8 +187,6 @@ def _cleanup(options: argparse.Namespace) -> int:
     """Remove everything that pyproxy ever wrote to this kernel, in every mode. Services stop working on this node."""
     removed = [what for name in modes.names() for what in modes.load(name).cleanup()]
     if options.kube_proxy:
-        from pyproxy import kube_proxy
-
         removed += kube_proxy.cleanup()
     for what in removed:
         print(f"removed {what}")

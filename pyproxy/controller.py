@@ -16,7 +16,6 @@ from pyproxy.table import Host, Mode, ModeError, RouteId, Table
 
 log = logging.getLogger("pyproxy")
 
-_FIRST_RETRY_S = 0.2
 _LONGEST_RETRY_S = 30.0
 _SHARE_OF_VERIFYING = 0.05
 """Of one core, at most, however large the cluster."""
@@ -29,6 +28,8 @@ class Pace:
 
     sync_period: float = 30.0
     min_sync_period: float = 0.1
+    first_retry: float = 0.4
+    """After a failed sync; doubled with each further one, give or take half."""
 
 
 Observer = Callable[[Table, Table, AbstractSet[RouteId] | None], None]
@@ -105,7 +106,8 @@ class Controller:
             self._mode.sync(table, self._pending)
         except ModeError as error:
             self._failures += 1
-            wait = min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2**self._failures) * random.uniform(0.5, 1.5)  # noqa: S311
+            wait = min(_LONGEST_RETRY_S, self._pace.first_retry * 2 ** (self._failures - 1))
+            wait *= random.uniform(0.5, 1.5)  # noqa: S311
             log.error("sync failed", extra={"reason": error, "tries": self._failures, "retry_in_s": round(wait, 1)})
             self._pending = None  # whatever the kernel holds now, all of it will be as it must
             self._next_sync = time.monotonic() + wait

@@ -140,7 +140,7 @@ def _json_items(text: bytes) -> Iterator[_Item]:
 
 def _yaml_items(text: bytes) -> Iterator[_Item]:
     try:
-        documents = list(yaml.load_all(text, _Loader))  # noqa: S506: _Loader is a safe loader
+        documents = list(yaml.load_all(text, _Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise Broken(mark.line + 1 if mark else 1, error.problem or str(error)) from None

@@ -13,8 +13,8 @@ PODS = ["pod-2", "pod-3", "pod-4"]
 
 
 def _sticky(number: int, seconds: int | None = None, **spec: Any) -> dict[str, Any]:
-    config = {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}} if seconds else {}
-    return service(number, sessionAffinity="ClientIP", **config, **spec)
+    config = {"clientIP": {"timeoutSeconds": seconds}} if seconds else None
+    return service(number, sessionAffinity="ClientIP", sessionAffinityConfig=config, **spec)
 
 
 @pytest.mark.parametrize("protocol", PORTS)

@@ -1,6 +1,7 @@
 """Objects that make no sense, or mean harm: refused with a message that names them, and nothing else is touched."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,21 +12,29 @@ from tests.conformance.manifests import Object, service, slices, target
 NASTY = ['a"b', "a'b", "a\nb", "a; flush ruleset", "a } ; flush ruleset", "$(reboot)", "../..", "ä", "", "x" * 10_000]
 
 
+def _metadata(**fields: Any) -> Callable[[Object], None]:
+    return partial(_update, ("metadata",), fields)
+
+
 def _spec(**fields: Any) -> Callable[[Object], None]:
-    return lambda thing: thing["spec"].update(fields)
+    return partial(_update, ("spec",), fields)
 
 
 def _port(**fields: Any) -> Callable[[Object], None]:
-    return lambda thing: thing["spec"]["ports"][0].update(fields)
+    return partial(_update, ("spec", "ports", 0), fields)
+
+
+def _update(path: tuple[str | int, ...], fields: Object, thing: Any) -> None:
+    for step in path:
+        thing = thing[step]
+    thing.update(fields)
 
 
 SERVICES: dict[str, tuple[Callable[[Object], None], str]] = {
-    **{
-        f"name {text[:20]!r}": (lambda t, text=text: t["metadata"].update(name=text), "metadata.name") for text in NASTY
-    },
+    **{f"name {text[:20]!r}": (_metadata(name=text), "metadata.name") for text in NASTY},
     **{f"port name {text[:20]!r}": (_port(name=text), "spec.ports[0].name") for text in NASTY},
     **{f"cluster IP {text[:20]!r}": (_spec(clusterIPs=[text]), "spec.clusterIPs[0]") for text in NASTY if text},
-    "namespace": (lambda t: t["metadata"].update(namespace="a\nb"), "metadata.namespace"),
+    "namespace": (_metadata(namespace="a\nb"), "metadata.namespace"),
     "port 0": (_port(port=0), "spec.ports[0].port"),
     "port 70000": (_port(port=70000), "spec.ports[0].port"),
     "port of text": (_port(port="80; drop"), "spec.ports[0].port"),

@@ -1,0 +1,68 @@
+"""The kernel, or the way to it, fails for a while: nothing half done, nothing lost, and it is made good."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.cluster import Cluster, Load, until
+from tests.conformance.manifests import service, slices, target
+
+# Stands before nft: fails while a file says so, with what a kernel that is short of memory says.
+_WRAPPER = """#!/bin/sh
+if [ -e {flag} ]; then
+    cat > /dev/null
+    echo "Error: Could not process rule: Cannot allocate memory" >&2
+    exit 1
+fi
+exec /usr/sbin/nft "$@"
+"""
+
+
+@pytest.fixture
+def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file exists, nft fails."""
+    wrapper = tmp_path / "nft"
+    wrapper.write_text(_WRAPPER.format(flag=tmp_path / "fail"))
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path / "fail"
+
+
+@pytest.fixture
+def cluster(flag: Path) -> Iterator[Cluster]:
+    with Cluster("nftables", "--min-sync-period", "5ms") as running:
+        yield running
+
+
+def test_a_failed_sync_changes_nothing_and_the_next_repairs(cluster: Cluster, flag: Path) -> None:
+    cluster.apply("one", service(1), *slices(1, ["pod-2"]))
+    with Load(cluster, "client", 1, "NodePort", "IPv4") as load:
+        flag.touch()
+        cluster.write_objects("one", service(1), *slices(1, ["pod-3"]))
+        cluster.write_objects("two", service(2), *slices(2, ["pod-4"]))
+        until(lambda: cluster.log().count("sync failed") >= 2, lambda: "it never failed")
+        load.run_for(50)
+        assert {answer.pod for answer in load.answers} == {"pod-2"}
+        flag.unlink()
+        cluster.settle()
+        load.run_for(50)
+    assert load.failures == []
+    assert load.answers[-1].pod == "pod-3"
+    assert cluster.ask("pod-1", 2, "ClusterIP", "IPv6").pod == "pod-4"
+    assert "Cannot allocate memory" in cluster.log()
+
+
+def test_a_kernel_that_fails_from_the_start_is_tried_again(cluster: Cluster, flag: Path) -> None:
+    cluster.apply("one", service(1), *slices(1, ["pod-2"]))
+    cluster.kill()
+    cluster.write_objects("one", service(1), *slices(1, ["pod-3"]))
+    cluster.start()
+    until(lambda: cluster.log().count("starting") == 2, lambda: "not started")
+    flag.touch()
+    until(lambda: "sync failed" in cluster.log() or cluster.log().count("synced") > 2, lambda: "never tried")
+    flag.unlink()
+    cluster.settle()
+    assert cluster.ask("pod-1", 1, "ClusterIP", "IPv4").pod == "pod-3"
+    assert cluster.outcome("pod-1", *target(1, "LoadBalancer", "IPv4", "TCP")) == "pod-3"

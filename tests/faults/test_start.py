@@ -1,0 +1,81 @@
+"""What keeps the proxy from starting: one clear sentence and a status that is not 0."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.lab import Lab
+from tests.faults.commands import is_one_sentence, pyproxy
+
+WITHOUT_NFT = ["unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /usr/sbin/nft && exec "$0" "$@"']
+WITHOUT_NET_ADMIN = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--manifests", "/nowhere"], "can't read manifests from /nowhere: No such file or directory"),
+        (["--manifests", "{folder}", "--mode", "ipvs2"], "there is no mode 'ipvs2'"),
+        (["--manifests", "{folder}", "--detect-local-mode", "BridgeInterface"], "--pod-bridge-interface"),
+        (["--manifests", "{folder}", "--detect-local-mode", "InterfaceNamePrefix"], "--pod-interface-name-prefix"),
+    ],
+)
+def test_a_users_mistake_gets_one_sentence(lab: Lab, tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = pyproxy(lab, "run", *(argument.format(folder=tmp_path) for argument in arguments))
+    assert done.returncode == 1
+    assert is_one_sentence(done.stderr.splitlines(keepends=True)[-1])
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--cluster-cidr", "10.0.0.0/40"), ("--sync-period", "soon"), ("--nodeport-addresses", "all"), ("--mode", "")],
+)
+def test_a_wrong_flag_is_named(lab: Lab, tmp_path: Path, flag: str, value: str) -> None:
+    done = pyproxy(lab, "run", "--manifests", str(tmp_path), flag, value)
+    assert done.returncode in (1, 2)
+    assert value in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("inside", "says"), [(WITHOUT_NFT, "nft is not installed"), (WITHOUT_NET_ADMIN, "CAP_NET_ADMIN")]
+)
+def test_what_is_missing_is_said(lab: Lab, tmp_path: Path, inside: list[str], says: str) -> None:
+    done = pyproxy(lab, "run", "--manifests", str(tmp_path), "--mode", "nftables", inside=inside)
+    assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
+    assert says in done.stderr
+    listed = pyproxy(lab, "modes", "--json", inside=inside)
+    assert listed.returncode == 0
+    (mode,) = [entry for entry in json.loads(listed.stdout) if entry["mode"] == "nftables"]
+    assert mode["runs"] is False
+    assert says in mode["reason"]
+
+
+def test_auto_says_why_no_mode_can_run(lab: Lab, tmp_path: Path) -> None:
+    done = pyproxy(lab, "run", "--manifests", str(tmp_path), inside=WITHOUT_NFT)
+    assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
+    assert "no mode can run here (nftables: " in done.stderr
+
+
+def test_modes_tells_what_runs_here(lab: Lab) -> None:
+    done = pyproxy(lab, "modes")
+    assert done.returncode == 0
+    assert "nftables  runs here" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "bench sync"])
+def test_the_lab_takes_root(lab: Lab, command: str) -> None:
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    done = pyproxy(lab, *command.split(), inside=nobody)
+    assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
+    assert "root" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "run", "modes", "demo", "cleanup", "bench", "bench sync"])
+def test_help_teaches(lab: Lab, command: str) -> None:
+    done = pyproxy(lab, *command.split(), "--help")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) > 4
