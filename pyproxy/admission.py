@@ -13,7 +13,7 @@ from sys import intern
 from msgspec.structs import replace
 
 from pyproxy import objects
-from pyproxy.address import Family, family_of, parse_ip, parse_prefix, shorten, why_not_an_endpoint
+from pyproxy.address import IP, Family, family_of, parse_ip, parse_prefix, shorten, why_not_an_endpoint
 from pyproxy.objects import Endpoint, EndpointSlice, Key, Metadata, Node, Object, Service, ServicePort, SlicePort
 from pyproxy.problem import Problem
 
@@ -79,6 +79,9 @@ def _service(service: Service) -> Service:
         _port("spec.healthCheckNodePort", spec.health_check_node_port)
     given = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
     cluster_ips = given if given in ((), ("None",)) else _each("spec.clusterIPs", given, parse_ip)
+    families = [family_of(IP(address)) for address in cluster_ips if address != "None"]
+    if len(families) > len(set(families)):
+        raise _Field("spec.clusterIPs[1]", "is of the same family as the first")
     ingress = (service.status and service.status.load_balancer and service.status.load_balancer.ingress) or ()
     vips = tuple(entry.ip if entry.ip_mode == "VIP" else "" for entry in ingress)  # "": a hostname, or ipMode Proxy
     vips = _each("status.loadBalancer.ingress", vips, _reachable)

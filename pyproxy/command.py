@@ -177,7 +177,7 @@ def _modes(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([{"mode": name, "runs": why is None, "reason": why} for name, why in found.items()]))
         return 0
-    width = max(map(len, found))
+    width = max(map(len, found), default=0)
     for name, why in found.items():
         print(f"{name:{width}}  {'runs here' if why is None else 'can not run here: ' + why}")
     return 0
@@ -185,14 +185,21 @@ def _modes(options: argparse.Namespace) -> int:
 
 def _cleanup(options: argparse.Namespace) -> int:
     """Remove everything that pyproxy ever wrote to this kernel, in every mode. Services stop working on this node."""
-    removed = [what for name in modes.names() for what in modes.load(name).cleanup()]
+    cleaners = [modes.load(name).cleanup for name in modes.names()]
     if options.kube_proxy:
-        removed += kube_proxy.cleanup()
-    for what in removed:
-        print(f"removed {what}")
-    if not removed:
+        cleaners.append(kube_proxy.cleanup)
+    removed, failed = False, False
+    for clean_up in cleaners:
+        try:
+            for what in clean_up():
+                print(f"removed {what}")
+                removed = True
+        except ModeError as error:
+            print(f"pyproxy: {error}", file=sys.stderr)
+            failed = True
+    if not removed and not failed:
         print("nothing to remove")
-    return 0
+    return 1 if failed else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ by parsing again with positions: that is slow, and what is right should not pay 
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -18,12 +19,19 @@ from pyproxy.problem import Problem
 
 T = TypeVar("T")
 
+_LONGEST_REASON = 300
+_MOST_LOCATED = 20  # mishaps of one text whose lines are looked for
+_DEEPEST = 100  # a Service is five deep
+_MOST_MERGED = 1000  # fields of one mapping
+_MAY_BE_DEEP = re.compile(rb"[ \-?:]{200}")
+
 
 class Broken(Exception):
     """A text that can't be read as a whole."""
 
     def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"line {line}: {reason}")
+        text = " ".join(reason.split())
+        super().__init__(f"line {line}: {text if text.isprintable() else ascii(text)}"[:_LONGEST_REASON])
 
 
 class Mishap(NamedTuple):
@@ -51,7 +59,7 @@ class _Header(msgspec.Struct, rename="camel"):
 
 
 class _Envelope(_Header):
-    items: list[msgspec.Raw] | None = None
+    items: Any = None
 
 
 class _Item(NamedTuple):
@@ -66,8 +74,18 @@ class _Item(NamedTuple):
         return msgspec.convert(self.content, type=kind)
 
 
+class _JsonEnvelope(_Header):
+    items: list[msgspec.Raw] | None = None
+
+
 class _Loader(yaml.CSafeLoader):
     """YAML as Kubernetes reads it: timestamps are text."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys (<<), as long as merges of merges do not make a small text endless."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_MERGED:
+            raise yaml.constructor.ConstructorError(None, None, "too much is merged here", node.start_mark)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -82,9 +100,10 @@ _LIST_ITEMS = {f"{kind}List": kind for kind in _VERSION_OF}
 def parse(text: bytes) -> Manifest:
     """What ``text`` holds. Objects of other kinds are passed over. Raises Broken."""
     manifest = Manifest([], [])
+    positions = _Positions(text)
     is_json = text.lstrip()[:1] == b"{"
-    for item in _json_items(text) if is_json else _yaml_items(text):
-        kind, version = str(item.header.kind), str(item.header.api_version)
+    for item in _json_items(text) if is_json else _yaml_items(text, positions):
+        kind, version = _text(item.header.kind), _text(item.header.api_version)
         if kind not in _VERSION_OF:
             continue
         key = _key_of(item.header, namespaced=kind != "Node")
@@ -104,7 +123,7 @@ def parse(text: bytes) -> Manifest:
         if thing is not None:
             manifest.objects.append(thing)
         for problem in problems:
-            line = _line_of(text, item, problem.field)
+            line = positions.line_of(item, problem.field) if len(manifest.mishaps) < _MOST_LOCATED else 1
             manifest.mishaps.append(Mishap(line, problem, thing is None, identity))
     return manifest
 
@@ -112,8 +131,13 @@ def parse(text: bytes) -> Manifest:
 def _key_of(header: _Header, *, namespaced: bool) -> Key:
     """The object's key, with an empty name if it has none that could be one."""
     metadata = header.metadata if isinstance(header.metadata, dict) else {}
-    namespace = str(metadata.get("namespace") or "default") if namespaced else ""
-    return Key(namespace, str(metadata.get("name") or ""))
+    namespace = (_text(metadata.get("namespace")) or "default") if namespaced else ""
+    return Key(namespace, _text(metadata.get("name")))
+
+
+def _text(value: Any) -> str:
+    """``value`` if it is text; what else it may be is not even printed, since it may be endless."""
+    return value if isinstance(value, str) else ""
 
 
 def _in_namespace(thing: Object) -> Object:
@@ -124,68 +148,103 @@ def _in_namespace(thing: Object) -> Object:
 
 
 def _json_items(text: bytes) -> Iterator[_Item]:
+    part = text
     try:
-        envelope = msgspec.json.decode(text, type=_Envelope)
+        envelope = msgspec.json.decode(text, type=_JsonEnvelope)
         if envelope.items is None:
             yield _Item(envelope, msgspec.Raw(text), 0, None)
             return
-        for index, raw in enumerate(envelope.items):
-            header = msgspec.json.decode(raw, type=_Header)
-            yield _Item(_header_in(envelope.kind, envelope.api_version, header), raw, 0, index)
+        for position, raw in enumerate(envelope.items):
+            part = bytes(raw)
+            yield _Item(_header_in(envelope, msgspec.json.decode(part, type=_Header)), raw, 0, position)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         at = re.search(r"\(byte (\d+)\)", str(error))
-        line = text.count(b"\n", 0, int(at[1])) + 1 if at else 1
-        raise Broken(line, str(error)) from None
+        end = int(at[1]) if at else 0 if isinstance(error, msgspec.ValidationError) else len(part.rstrip())
+        raise Broken(text.count(b"\n", 0, text.find(part) + end) + 1, str(error)) from None
 
 
-def _yaml_items(text: bytes) -> Iterator[_Item]:
-    try:
-        documents = list(yaml.load_all(text, _Loader))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise Broken(mark.line + 1 if mark else 1, error.problem or str(error)) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Broken(1, " ".join(str(error).split()) or type(error).__name__) from None
-    for number, document in enumerate(documents):
+def _yaml_items(text: bytes, positions: "_Positions") -> Iterator[_Item]:
+    for number, document in enumerate(_documents(text)):
         if document is None:
             continue
+        position = None
         try:
-            header = msgspec.convert(document, type=_Header)
-            items = document.get("items")
-            if not isinstance(items, list):
-                yield _Item(header, document, number, None)
+            outer = msgspec.convert(document, type=_Envelope)
+            if not isinstance(outer.items, list):
+                yield _Item(outer, document, number, None)
                 continue
-            for index, item in enumerate(items):
-                inner = msgspec.convert(item, type=_Header)
-                yield _Item(_header_in(header.kind, header.api_version, inner), item, number, index)
+            for position, item in enumerate(outer.items):
+                yield _Item(_header_in(outer, msgspec.convert(item, type=_Header)), item, number, position)
         except msgspec.ValidationError as error:
-            line = _line_of(text, _Item(_Header(), None, number, None), "")
+            line = positions.line_of(_Item(_Header(), None, number, position), "")
             raise Broken(line, f"this is no Kubernetes object: {error}") from None
 
 
-def _header_in(list_kind: str, list_version: str, header: _Header) -> _Header:
-    """The items of a ServiceList carry no kind of their own."""
-    if not header.kind and list_kind in _LIST_ITEMS:
-        return _Header(_LIST_ITEMS[list_kind], list_version, header.metadata)
-    return header
-
-
-def _line_of(text: bytes, item: _Item, field: str) -> int:
-    """The line of ``field``, or of the nearest thing around it that is there."""
-    first_line = 1
-    if isinstance(item.content, msgspec.Raw) and item.position is not None:
-        raw = bytes(item.content)
-        first_line += text.count(b"\n", 0, text.find(raw))
-        text, path = raw, ""
-    else:
-        path = "" if item.position is None else f"items[{item.position}]."
+def _documents(text: bytes) -> list[Any]:
+    """Raises Broken."""
     try:
-        for number, node in enumerate(yaml.compose_all(text, _Loader)):
-            if number == item.document:
-                return first_line + int(_descend(node, path + field).start_mark.line)
+        if text.count(b"[") + text.count(b"{") > _DEEPEST or _MAY_BE_DEEP.search(text):
+            _check_depth(text)
+        return list(yaml.load_all(text, _Loader))
+    except Broken:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise Broken(mark.line + 1 if mark else 1, error.problem or str(error)) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count(b"\n", 0, error.position) + 1
+        raise Broken(line, f"{error.reason} (character {error.character!r})") from None
+    except Exception as error:  # a tag such as !!timestamp fails in any way it likes if its value does not fit
+        raise Broken(1, f"a value can't be read: {error}") from None
+
+
+def _check_depth(text: bytes) -> None:
+    """The parser's events come one by one; its trees by recursion in C, which ends the process when they are deep."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise Broken(line, f"nested more than {_DEEPEST} deep")
+
+
+def _header_in(outer: _Header, header: _Header) -> _Header:
+    """The items of a ServiceList carry no kind of their own."""
+    kind = _LIST_ITEMS.get(_text(outer.kind))
+    return _Header(kind, outer.api_version, header.metadata) if kind and not header.kind else header
+
+
+class _Positions:
+    """The lines of a text that has mishaps."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def line_of(self, item: _Item, field: str) -> int:
+        """The line of ``field``, or of the nearest thing around it that is there."""
+        if isinstance(item.content, msgspec.Raw) and item.position is not None:
+            raw = bytes(item.content)
+            first = self._text.count(b"\n", 0, max(0, self._text.find(raw))) + 1
+            return first + _line_in(_compose(raw), 0, field)
+        path = field if item.position is None else f"items[{item.position}].{field}"
+        return 1 + _line_in(self._nodes, item.document, path)
+
+    @cached_property
+    def _nodes(self) -> list[Any]:
+        return _compose(self._text)
+
+
+def _compose(text: bytes) -> list[Any]:
+    """The documents of ``text`` with positions; none for JSON that is no YAML, with tabs for instance."""
+    try:
+        return list(yaml.compose_all(text, _Loader))
     except (yaml.YAMLError, RecursionError):
-        pass  # JSON that is no YAML: tabs for instance
-    return first_line
+        return []
+
+
+def _line_in(nodes: list[Any], document: int, path: str) -> int:
+    """From 0."""
+    return int(_descend(nodes[document], path).start_mark.line) if document < len(nodes) else 0
 
 
 def _descend(node: Any, path: str) -> Any:

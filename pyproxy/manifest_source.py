@@ -4,6 +4,7 @@ A file that can't be read keeps the last good version of its objects in force, a
 refused: what is wrong on disk must not take down what works.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -22,7 +23,7 @@ log = logging.getLogger("pyproxy.manifests")
 SUFFIXES = (".yaml", ".yml", ".json")
 _CHANGES = flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.CREATE | flags.DELETE | flags.ATTRIB
 _FOLDER_GONE = flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED
-_LOOK_FOR_FOLDER_S = 1.0
+_TRY_AGAIN_S = 1.0
 _FOLDER_REMOVAL_S = 0.03
 
 Objects = dict[Delete, Object]
@@ -60,17 +61,19 @@ class ManifestSource:
     def run(self) -> None:
         """Never returns; made for a daemon thread. The first batch is delivered once all files have been read."""
         while True:
-            with INotify() as inotify:
-                try:
+            try:
+                with INotify() as inotify:
                     inotify.add_watch(self._folder, _CHANGES | _FOLDER_GONE | flags.ONLYDIR)
                     self._refresh(self._names() | self._files.keys(), always=True)
                     self._follow(inotify)
-                except OSError as error:
-                    log.error("manifest folder can't be read", extra={"path": self._folder, "reason": error.strerror})
-            log.error("manifests are gone, their last good version stays in force", extra={"path": self._path})
+                reason = "the folder is gone"
+            except OSError as error:  # no more inotify instances or watches, or the folder went meanwhile
+                reason = error.strerror or str(error)
+            note = "manifests can't be watched; their last good version stays in force"
+            log.error(note, extra={"path": self._path, "reason": reason})
+            time.sleep(_TRY_AGAIN_S)
             while not self._folder.is_dir():
-                time.sleep(_LOOK_FOR_FOLDER_S)
-            log.info("manifests are back", extra={"path": self._path})
+                time.sleep(_TRY_AGAIN_S)
 
     def _follow(self, inotify: INotify) -> None:
         """Until the folder is gone."""
@@ -115,10 +118,13 @@ class ManifestSource:
         old = self._files.get(name, _File(None, {}))
         path = self._folder / name
         try:
-            with path.open("rb") as file:
+            # Not blocking: what is called x.yaml may be a pipe that nobody writes to.
+            with open(path, "rb", opener=_open_at_once) as file:
                 status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(errno.EINVAL, "it is not a file")
                 identity = (status.st_ino, status.st_size, status.st_mtime_ns)
-                if identity == old.identity or not stat.S_ISREG(status.st_mode):
+                if identity == old.identity:
                     return []
                 text = file.read()
         except FileNotFoundError:
@@ -174,6 +180,10 @@ def _read(path: Path, text: bytes, old: Objects) -> Objects:
         note = "; its last good version stays in force" if kept else ""
         _complain(path, f"line {mishap.line}: {mishap.problem}{note}")
     return objects
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _complain(path: Path, reason: str) -> None:

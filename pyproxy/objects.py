@@ -4,7 +4,7 @@ Shapes are those of core/v1 and discovery.k8s.io/v1. Decoding checks types; `pyp
 The structs hold no cycles, so they are kept out of the garbage collector: 100,000 of them would slow every pass.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,10 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
+Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+"""As the API has them; a longer number could not even be printed."""
+
+
 class _Wire(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     pass
 
@@ -36,7 +40,7 @@ class Metadata(_Wire):
 
 
 class ClientIPConfig(_Wire):
-    timeout_seconds: int | None = None
+    timeout_seconds: Int32 | None = None
 
 
 class AffinityConfig(_Wire):
@@ -44,10 +48,10 @@ class AffinityConfig(_Wire):
 
 
 class ServicePort(_Wire):
-    port: int
+    port: Int32
     name: str = ""
     protocol: str = "TCP"
-    node_port: int = 0
+    node_port: Int32 = 0
 
 
 class ServiceSpec(_Wire):
@@ -61,7 +65,7 @@ class ServiceSpec(_Wire):
     session_affinity_config: AffinityConfig | None = None
     internal_traffic_policy: str = "Cluster"
     external_traffic_policy: str = "Cluster"
-    health_check_node_port: int = 0
+    health_check_node_port: Int32 = 0
 
 
 class Ingress(_Wire):
@@ -112,7 +116,7 @@ class Endpoint(_Wire):
 class SlicePort(_Wire):
     name: str | None = None
     protocol: str | None = None
-    port: int | None = None
+    port: Int32 | None = None
 
 
 class EndpointSlice(_Wire):

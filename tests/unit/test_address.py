@@ -24,7 +24,7 @@ from pyproxy.address import (
     ("text", "canonical"),
     [
         ("10.96.0.1", "10.96.0.1"),
-        ("0.0.0.0", "0.0.0.0"),  # noqa: S104
+        ("0.0.0.0", "0.0.0.0"),
         ("255.255.255.255", "255.255.255.255"),
         ("fd00::1", "fd00::1"),
         ("FD00::00AB", "fd00::ab"),
@@ -138,7 +138,7 @@ def test_collapsing_ranges(prefixes: list[str], fewest: list[str]) -> None:
         ("169.253.255.255", None),
         ("fd00::1", None),
         ("::2", None),
-        ("0.0.0.0", "is the unspecified address"),  # noqa: S104
+        ("0.0.0.0", "is the unspecified address"),
         ("::", "is the unspecified address"),
         ("127.0.0.0", "is a loopback address"),
         ("127.255.255.255", "is a loopback address"),
@@ -154,6 +154,14 @@ def test_collapsing_ranges(prefixes: list[str], fewest: list[str]) -> None:
 )
 def test_which_addresses_no_endpoint_may_have(address: str, reason: str | None) -> None:
     assert why_not_an_endpoint(IP(address)) == reason
+
+
+@given(st.ip_addresses() | st.ip_addresses(network="fe00::/7") | st.ip_addresses(network="::/120"))
+def test_python_finds_the_same_addresses_unfit_for_endpoints(address: ipaddress.IPv4Address) -> None:
+    if address in ipaddress.ip_network("0.0.0.0/8"):
+        return  # "this network"; Python calls only its first address special
+    unfit = address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    assert (why_not_an_endpoint(IP(str(address))) is not None) == unfit
 
 
 def test_families_are_named_as_slices_name_them() -> None:

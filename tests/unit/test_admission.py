@@ -207,18 +207,13 @@ def test_the_first_and_the_last_port_are_ports(number: int) -> None:
     admitted(endpoint_slice(endpoint("10.244.1.1"), ports=(SlicePort("", "TCP", number),)))
 
 
-def test_a_number_too_long_to_print_is_refused_like_any_other() -> None:
-    huge = 16**10_000
-    assert refusal(service("web", ServicePort(huge))).field == "spec.ports[0].port"
-
-
 @pytest.mark.parametrize(
     ("address", "family", "reason"),
     [
         ("127.0.0.1", "IPv4", "127.0.0.1 is a loopback address"),
         ("127.255.255.254", "IPv4", "127.255.255.254 is a loopback address"),
         ("169.254.169.254", "IPv4", "169.254.169.254 is a link-local address"),
-        ("0.0.0.0", "IPv4", "0.0.0.0 is the unspecified address"),  # noqa: S104
+        ("0.0.0.0", "IPv4", "0.0.0.0 is the unspecified address"),
         ("224.0.0.251", "IPv4", "224.0.0.251 is a multicast address"),
         ("::1", "IPv6", "::1 is a loopback address"),
         ("0:0:0:0:0:0:0:1", "IPv6", "::1 is a loopback address"),
@@ -251,7 +246,7 @@ def test_an_endpoint_without_addresses_is_left_out() -> None:
     assert [problem.reason for problem in problems] == ["is missing; the endpoint is left out"]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.1.1", "0.0.0.0", "::1", "fe80::1", "224.0.0.1"])  # noqa: S104
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.1.1", "0.0.0.0", "::1", "fe80::1", "224.0.0.1"])
 @pytest.mark.parametrize("field", ["spec.externalIPs", "status.loadBalancer.ingress"])
 def test_no_external_frontend_is_in_loopback_or_link_local_ranges(field: str, address: str) -> None:
     webs = {

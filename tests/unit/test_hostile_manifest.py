@@ -136,5 +136,7 @@ except Broken as broken:
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_a_small_text_takes_neither_the_process_down_nor_long(bomb: bytes) -> None:
     """In a process of its own, since what goes wrong here is a crash of the interpreter or has no end."""
-    done = subprocess.run([sys.executable, "-c", READ_APART], input=bomb, capture_output=True, timeout=10, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", READ_APART], input=bomb, capture_output=True, timeout=10, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")

@@ -180,7 +180,7 @@ def test_a_broken_file_keeps_its_last_good_version(
 def test_a_broken_file_at_the_start_does_not_keep_the_others_out(
     folder: Path, complaints: Callable[[], list[str]]
 ) -> None:
-    (folder / "a.yaml").write_text("kind: [")
+    (folder / "a.yaml").write_text("kind: @x")
     save(folder / "b.yaml", b=1)
     assert Watch(folder).in_force == {"b": 1}
     assert any(complaint.startswith("line 1: ") for complaint in complaints())

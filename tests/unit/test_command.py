@@ -1,0 +1,342 @@
+"""What a user types, and what comes back: an exit status, and one sentence if it is wrong. No kernel is touched."""
+
+import json
+import logging
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyproxy import __version__, command
+from pyproxy.controller import Controller, Pace
+from pyproxy.host import DetectLocal, HostOptions
+from pyproxy.modes import UnknownMode
+from pyproxy.planner import Planner
+from pyproxy.table import Drift, Mode, ModeError, RouteId, Table
+
+
+class PaperMode:
+    """A mode that writes nowhere."""
+
+    tracks_connections = False
+
+    def __init__(self, name: str, lacks: str | None = None) -> None:
+        self.name = name
+        self._lacks = lacks
+
+    def probe(self) -> str | None:
+        return self._lacks
+
+    def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:  # noqa: ARG002
+        raise AssertionError
+
+    def verify(self) -> list[Drift]:
+        raise AssertionError
+
+    def cleanup(self) -> list[str]:
+        if self._lacks == "broken":
+            raise ModeError(f"{self.name} could not be removed")
+        return [f"table of {self.name}"] if self._lacks is None else []
+
+
+class Started:
+    """What `run` put together, caught as it was about to begin."""
+
+    host: HostOptions
+    pace: Pace
+    mode: Mode
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Mode]]:
+    """The modes that are installed; and logging is as it was afterwards."""
+    result: dict[str, Mode] = {"iptables": PaperMode("iptables"), "nftables": PaperMode("nftables", "nft is missing")}
+
+    def load(name: str) -> Mode:
+        if name not in result:
+            raise UnknownMode(f"there is no mode {name!r}; installed: {', '.join(sorted(result))}")
+        return result[name]
+
+    monkeypatch.setattr("pyproxy.modes.names", lambda: sorted(result))
+    monkeypatch.setattr("pyproxy.modes.load", load)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield result
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    result = Started()
+
+    class Caught(Controller):
+        def __init__(self, store: Any, planner: Planner, mode: Mode, pace: Pace, on_sync: Any) -> None:
+            super().__init__(store, planner, mode, pace, on_sync)
+            result.mode, result.pace = mode, pace
+
+        def run(self) -> None:
+            pass
+
+    class CaughtPlanner(Planner):
+        def __init__(self, store: Any, options: HostOptions) -> None:
+            super().__init__(store, options)
+            result.host = options
+
+    monkeypatch.setattr(command, "Controller", Caught)
+    monkeypatch.setattr(command, "Planner", CaughtPlanner)
+    monkeypatch.setattr(command, "Thread", lambda **_: Idle())
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    return result
+
+
+class Idle:
+    def start(self) -> None:
+        pass
+
+
+def outcome(*arguments: str) -> int:
+    """The exit status, whether main returns it or argparse exits."""
+    try:
+        return command.main(list(arguments))
+    except SystemExit as leaving:
+        assert isinstance(leaving.code, int)
+        return leaving.code
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    return outcome("run", "--manifests", str(tmp_path), *arguments)
+
+
+def only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """What a failure printed: nothing on standard output, and one sentence after the usage on standard error."""
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in error
+    return error.splitlines()[-1]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("--version") == 0
+    assert capsys.readouterr().out == f"pyproxy {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["modes", "--help"], ["bench", "sync", "--help"]])
+def test_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(*arguments) == 0
+    assert capsys.readouterr().out.startswith("usage: pyproxy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["walk"], "argument COMMAND: invalid choice: 'walk'"),
+        (["run"], "the following arguments are required: --manifests"),
+        (["run", "--manifests", ".", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["run", "--manifests", ".", "--sync-period", "30"], "'30' is not a duration such as 30s or 1m30s"),
+        (["run", "--manifests", ".", "--cluster-cidr", "x"], "'x' is not a range such as 10.0.0.0/8 or fd00::/64"),
+        (["run", "--manifests", ".", "--cluster-cidr", "10.0.0.0/8,"], "'' is not a range"),
+        (["run", "--manifests", ".", "--nodeport-addresses", "10.0.0.1"], "'10.0.0.1' is not a range"),
+        (["run", "--manifests", ".", "--pod-bridge-interface", "cni0; x"], "'cni0; x' is not the name of a network"),
+        (["run", "--manifests", ".", "--detect-local-mode", "Magic"], "argument --detect-local-mode: invalid"),
+        (["run", "--manifests", ".", "--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
+        (["run", "--manifests", ".", "-v", "much"], "argument -v: invalid int value: 'much'"),
+        (["bench"], "the following arguments are required: SCENARIO"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_says_why(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(*arguments) == 2
+    line = only_error(capsys)
+    assert line.startswith("pyproxy")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30.0),
+        ("1m30s", 90.0),
+        ("250ms", 0.25),
+        ("1h", 3600.0),
+        ("1.5h", 5400.0),
+        ("1h1m1s1ms", 3661.001),
+        ("0s", 0.0),
+        ("100ms", 0.1),
+        ("1m", 60.0),
+    ],
+)
+def test_durations_are_those_of_go(text: str, seconds: float, tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, "--sync-period", text, "--min-sync-period", text) == 0
+    assert [started.pace.sync_period, started.pace.min_sync_period] == pytest.approx([seconds, seconds])
+
+
+@pytest.mark.parametrize("text", ["", "30", "s", "30 s", " 30s", "30s ", "30S", "-30s", "1d", "30s!", "1m 30s", "1e3s"])
+def test_what_is_no_duration_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, f"--sync-period={text}") == 2
+    assert f"{text!r} is not a duration such as 30s or 1m30s" in only_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "prefixes"),
+    [
+        ("10.244.0.0/16", ("10.244.0.0/16",)),
+        ("10.244.0.0/16,fd00:244::/56", ("10.244.0.0/16", "fd00:244::/56")),
+        ("10.244.1.2/16, fd00:244::1/56", ("10.244.0.0/16", "fd00:244::/56")),
+    ],
+)
+def test_ranges_are_read_as_lists(text: str, prefixes: tuple[str, ...], tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, "--cluster-cidr", text, "--nodeport-addresses", text) == 0
+    assert started.host.cluster_cidrs == prefixes
+    assert started.host.node_port_addresses == prefixes
+
+
+def test_without_options_the_defaults_are_those_of_kube_proxy(tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, "--hostname-override", " Node-A ") == 0
+    assert started.host == HostOptions("node-a")
+    assert started.host.node_port_addresses is None
+    assert started.pace == Pace(30.0, 0.1)
+
+
+def test_the_host_name_is_the_nodes_name(tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "Worker-1")
+    assert run(tmp_path) == 0
+    assert started.host.node_name == "worker-1"
+
+
+def test_primary_and_masquerade_all_are_passed_on(tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, "--nodeport-addresses", "primary", "--masquerade-all") == 0
+    assert (started.host.node_port_addresses, started.host.masquerade_all) == ((), True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "option", "value"),
+    [
+        (DetectLocal.BRIDGE_INTERFACE, "--pod-bridge-interface", "cni0"),
+        (DetectLocal.INTERFACE_NAME_PREFIX, "--pod-interface-name-prefix", "veth"),
+    ],
+)
+def test_a_way_to_detect_pods_needs_its_option(
+    mode: DetectLocal, option: str, value: str, tmp_path: Path, started: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--detect-local-mode", mode.value) == 1
+    assert f"pyproxy: --detect-local-mode {mode.value} needs {option}" in only_error(capsys)
+    assert run(tmp_path, "--detect-local-mode", mode.value, option, value) == 0
+    assert started.host.detect_local is mode
+    assert value in (started.host.bridge_interface, started.host.interface_name_prefix)
+
+
+@pytest.mark.parametrize("name", ["a" * 15, "eth0.100", "br-lan_1"])
+def test_names_of_interfaces(name: str, tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, "--pod-bridge-interface", name) == 0
+    assert started.host.bridge_interface == name
+
+
+@pytest.mark.parametrize("name", ["", "a" * 16, "a b", 'a"', "a/b", "a\n", "\u00e4"])
+def test_what_is_no_name_of_an_interface(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, f"--pod-bridge-interface={name}") == 2
+    assert "is not the name of a network interface" in only_error(capsys)
+
+
+def test_auto_takes_the_first_mode_that_can_run(tmp_path: Path, started: Started, installed: dict[str, Mode]) -> None:
+    assert run(tmp_path) == 0
+    assert started.mode.name == "iptables"
+    installed["nftables"] = PaperMode("nftables")
+    assert run(tmp_path, "--mode", "auto") == 0
+    assert started.mode.name == "nftables"
+
+
+def test_auto_says_what_each_mode_lacks(
+    tmp_path: Path, installed: dict[str, Mode], capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed["iptables"] = PaperMode("iptables", "no root")
+    assert run(tmp_path) == 1
+    assert only_error(capsys) == "pyproxy: no mode can run here (nftables: nft is missing; iptables: no root)"
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("nftables", "pyproxy: mode nftables can't run here: nft is missing"),
+        ("magic", "pyproxy: there is no mode 'magic'; installed: iptables, nftables"),
+    ],
+)
+def test_a_mode_that_can_not_run_is_an_error(
+    mode: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--mode", mode) == 1
+    assert only_error(capsys) == said
+
+
+def test_manifests_that_are_not_there_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = tmp_path / "absent"
+    assert run(absent, "--cluster-cidr", "10.0.0.0/8") == 1
+    assert only_error(capsys) == f"pyproxy: can't read manifests from {absent}: No such file or directory"
+
+
+def test_modes_lists_what_runs_and_what_others_lack(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("modes") == 0
+    out = capsys.readouterr().out
+    assert out == "iptables  runs here\nnftables  can not run here: nft is missing\n"
+    assert outcome("modes", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"mode": "iptables", "runs": True, "reason": None},
+        {"mode": "nftables", "runs": False, "reason": "nft is missing"},
+    ]
+
+
+def test_modes_are_none_when_none_is_installed(installed: dict[str, Mode], capsys: pytest.CaptureFixture[str]) -> None:
+    installed.clear()
+    assert outcome("modes", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert outcome("modes") in (0, 1)
+
+
+def test_cleanup_says_what_it_removed(installed: dict[str, Mode], capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("cleanup") == 0
+    assert capsys.readouterr().out == "removed table of iptables\n"
+    del installed["iptables"]
+    assert outcome("cleanup") == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
+
+
+def test_cleanup_of_one_mode_is_done_and_told_though_another_fails(
+    installed: dict[str, Mode], capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed["nftables"] = PaperMode("nftables", "broken")
+    assert outcome("cleanup") == 1
+    out, error = capsys.readouterr()
+    assert out == "removed table of iptables\n"
+    assert error == "pyproxy: nftables could not be removed\n"
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["bench", "sync"]])
+def test_the_lab_takes_root(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert outcome(*arguments) == 1
+    assert only_error(capsys) == "pyproxy: network namespaces take root; run it with sudo"
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> list[str]:
+        raise KeyboardInterrupt
+
+    parser = command._parser()
+    monkeypatch.setattr(command, "_parser", lambda: parser)
+    monkeypatch.setattr("pyproxy.modes.names", interrupted)
+    assert outcome("modes") == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_without_cluster_cidr_a_warning_says_what_is_lost(
+    tmp_path: Path, started: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--log-format", "json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["level"] for line in lines if "--cluster-cidr" in line["message"]] == ["warning"]
+    assert started.host.cluster_cidrs == ()
