@@ -25,13 +25,20 @@ def find_nft() -> str | None:
 
 def run_nft(arguments: list[str], script: str = "") -> bytes:
     """nft's output. Raises ModeError with its first complaint."""
+    return _run(arguments, script)[0]
+
+
+def _run(arguments: list[str], script: str) -> tuple[bytes, int]:
+    """The output and the id of the process. Raises ModeError."""
     nft = find_nft()
     if nft is None:
         raise ModeError("the program nft is not installed (Debian package nftables)")
-    done = subprocess.run([nft, *arguments], input=script.encode(), capture_output=True, check=False)
-    if done.returncode != 0:
-        raise ModeError(f"nft: {_complaint(done.stderr, done.returncode)}")
-    return done.stdout
+    pipe = subprocess.PIPE
+    with subprocess.Popen([nft, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        output, errors = process.communicate(script.encode())
+    if process.returncode != 0:
+        raise ModeError(f"nft: {_complaint(errors, process.returncode)}")
+    return output, process.pid
 
 
 def _complaint(stderr: bytes, status: int) -> str:
@@ -40,9 +47,9 @@ def _complaint(stderr: bytes, status: int) -> str:
     return (errors or lines or [f"ended with status {status}"])[0][:300]
 
 
-def load(script: str) -> None:
-    """All of ``script`` in one transaction, or nothing of it."""
-    run_nft(["-f", "-"], script)
+def load(script: str) -> int:
+    """All of ``script`` in one transaction, or nothing of it. Returns the id of the process that did it."""
+    return _run(["-f", "-"], script)[1]
 
 
 def tables() -> set[tuple[str, str]]:

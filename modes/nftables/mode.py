@@ -20,7 +20,8 @@ class NftablesMode:
     def __init__(self) -> None:
         self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if _kernel_speaks(family)}
         self._in_order = False  # whether the kernel holds what self._tables say
-        self._generation: int | None = None  # of the kernel, as long as we know all that led to it
+        self._watch: netlink.Watch | None = None
+        self._touched = False  # whether somebody else wrote to our tables since they were in order
         self._fingerprints: dict[Family, bytes] = {}
 
     def probe(self) -> str | None:
@@ -39,26 +40,27 @@ class NftablesMode:
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
         everything = changed is None or not self._in_order
         self._in_order = False
-        before = netlink.generation()
-        rewritten = self._rebuild(table) if everything else self._change(table, changed or frozenset())
+        if everything:
+            self._rebuild(table)
+        else:
+            self._change(table, changed or frozenset())
         self._in_order = True
-        for family in rewritten:
-            self._fingerprints[family] = netlink.fingerprint(family, TABLE)
-        after = netlink.generation()
-        if after - before > 1:  # somebody else was at work meanwhile, maybe before the fingerprints were taken
-            for family in rewritten:
-                del self._fingerprints[family]
-        ours = after - before <= 1 and (everything or before == self._generation)
-        self._generation = after if ours else None
 
-    def _rebuild(self, table: Table) -> list[Family]:
-        """Everything anew; returns whose rules were written."""
+    def _rebuild(self, table: Table) -> None:
+        """Everything anew."""
+        if self._watch:
+            self._watch.close()  # what we write ourselves would be more than it holds
+        before = netlink.generation()
         try:
             kernel.load("\n".join(self._refill(table)))
         except ModeError:
             # Somebody changed what the sets are made of: affinity is lost, connections are not.
             kernel.load("\n".join(self._recreate(self._tables, table)))
-        return list(self._tables)
+        self._watch = netlink.Watch(TABLE)
+        self._fingerprints = {family: netlink.fingerprint(family, TABLE) for family in self._tables}
+        self._touched = netlink.generation() - before > 1  # by somebody else, before the watch began
+        if self._touched:
+            self._fingerprints = {}
 
     def _refill(self, table: Table) -> Iterator[str]:
         """The tables anew, in place where they are of this version."""
@@ -80,26 +82,32 @@ class NftablesMode:
             yield f"delete table {DIALECTS[family].ip} {TABLE}"
             yield from self._tables[family].fill(table)
 
-    def _change(self, table: Table, changed: AbstractSet[RouteId]) -> list[Family]:
-        """Only what differs; returns whose rules were written."""
+    def _change(self, table: Table, changed: AbstractSet[RouteId]) -> None:
+        """Only what differs."""
         chains = {family: family_table.chains for family, family_table in self._tables.items()}
         script = [
             line
             for family, family_table in self._tables.items()
             for line in family_table.change(table, {id for id in changed if id.family is family})
         ]
-        if script:
-            kernel.load("\n".join(script))
-        return [family for family, old in chains.items() if self._tables[family].chains != old]
+        if not script:
+            return
+        writer = kernel.load("\n".join(script))
+        rewritten = [family for family, old in chains.items() if self._tables[family].chains != old]
+        for family in rewritten:
+            self._fingerprints[family] = netlink.fingerprint(family, TABLE)
+        if self._watch and self._watch.touched(writer):
+            self._touched = True
+            for family in rewritten:  # maybe taken after somebody else's doing
+                del self._fingerprints[family]
 
     def verify(self) -> list[Drift]:
-        """One message while nobody else has written to nftables since, a full reading otherwise."""
-        before = netlink.generation()
-        if before == self._generation:
+        """A full reading, but only after somebody else touched the tables."""
+        self._touched = self._touched or (self._watch is not None and self._watch.touched())
+        if not self._touched:
             return []
         drift = [found for family in self._tables for found in self._compare(family)]
-        if not drift and netlink.generation() == before:
-            self._generation = before
+        self._touched = bool(drift)  # what was touched during the reading, the watch tells next time
         return drift
 
     def _compare(self, family: Family) -> Iterator[Drift]:

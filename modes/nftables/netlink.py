@@ -1,4 +1,4 @@
-"""Two questions to nf_tables that nft(8) can't ask, or answers only by reading every element.
+"""What nf_tables tells over netlink and nft(8) can't, or only by reading every element.
 
 The message layouts are those of linux/netfilter/nf_tables.h.
 """
@@ -14,6 +14,10 @@ from pyproxy.table import Family, ModeError
 _NETLINK_NETFILTER = 12
 _NFTABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_CHAIN, _GET_RULE, _GET_GENERATION = _NFTABLES | 4, _NFTABLES | 7, _NFTABLES | 16  # NFT_MSG_GET*
+_NEW_GENERATION = _NFTABLES | 15  # NFT_MSG_NEWGEN
+_GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
+_WATCH_BYTES = 8 << 20
 _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _TABLE_NAME = 1  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
@@ -41,6 +45,45 @@ def fingerprint(family: Family, table: str) -> bytes:
             if (_TABLE_NAME, table.encode() + b"\0") in fields:
                 parts += [struct.pack("=H", kind) + payload for kind, payload in fields if kind not in volatile]
     return b"".join(parts)
+
+
+class Watch:
+    """Hears of every transaction from now on, and tells whether somebody else touched a table.
+
+    What others do to tables of their own costs a look at each message, not a reading of ours. Elements that packets
+    add, or that time out, are not announced.
+    """
+
+    def __init__(self, table: str) -> None:
+        self._name = (_TABLE_NAME, table.encode() + b"\0")
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+        self._netlink.bind((0, 0))
+        self._netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WATCH_BYTES)
+        self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def touched(self, ours: int | None = None) -> bool:
+        """Whether anybody but the process ``ours`` did, since the last call, or may have done so."""
+        found = False
+        while True:
+            try:
+                data = self._netlink.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise ModeError(f"nftables can't be watched: {error.strerror}") from None
+                found = True  # more was announced than the buffer holds
+                continue
+            offset = 0
+            while offset < len(data):
+                length, kind, _, _, port = struct.unpack_from("=IHHII", data, offset)
+                # The port of a netlink socket is its process's id (netlink_autobind).
+                if kind != _NEW_GENERATION and port != ours and not found:
+                    found = self._name in _attributes(data[offset + 20 : offset + length])
+                offset += length + 3 & ~3
 
 
 def _ask(kind: int, flags: int, family: int) -> Iterator[bytes]:
