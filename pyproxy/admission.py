@@ -78,7 +78,7 @@ def _service(service: Service) -> Service:
     if spec.health_check_node_port:
         _port("spec.healthCheckNodePort", spec.health_check_node_port)
     given = spec.cluster_ips or ((spec.cluster_ip,) if spec.cluster_ip else ())
-    cluster_ips = given if given in ((), ("None",)) else _each("spec.clusterIPs", given, parse_ip)
+    cluster_ips = given if given in ((), ("None",)) else _each("spec.clusterIPs", given, _reachable)
     families = [family_of(IP(address)) for address in cluster_ips if address != "None"]
     if len(families) > len(set(families)):
         raise _Field("spec.clusterIPs[1]", "is of the same family as the first")

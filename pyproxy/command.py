@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from threading import Thread
 
@@ -21,12 +22,15 @@ from pyproxy.host import DetectLocal, HostOptions
 from pyproxy.manifest_source import ManifestSource, PathError
 from pyproxy.planner import Planner
 from pyproxy.store import Store
-from pyproxy.table import Mode, ModeError
+from pyproxy.table import Mode, ModeError, RouteId, Table
 
 logger = logging.getLogger("pyproxy")
 
 AUTO_ORDER = ("ebpf", "nftables", "ipvs", "iptables", "userspace")
 """Which mode ``auto`` takes: the first of these that is installed and that this kernel can run."""
+
+
+_LONGEST_S = 366 * 86400.0
 
 
 class UsageError(Exception):
@@ -109,8 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     """Serve the Services of this node until SIGTERM or Ctrl-C. What is in the kernel then stays and keeps working;
     `pyproxy cleanup` removes it."""
     log.set_up(options.log_format, options.verbosity)
-    # What is kept are trees, not cycles: hundreds of thousands of objects that each pass would look at in vain.
-    gc.set_threshold(200_000, 20, 100)
+    gc.disable()  # until the first sync: what is made by then is kept, and each pass would look at all of it in vain
     mode = _choose(options.mode)
     node_name = (options.hostname_override or socket.gethostname()).strip().lower()
     host = HostOptions(
@@ -124,13 +127,21 @@ def _run(options: argparse.Namespace) -> int:
     )
     _check_detection(host)
     reconciler = Reconciler()
+
+    def after_sync(before: Table, now: Table, changed: AbstractSet[RouteId] | None) -> None:
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
+        if mode.tracks_connections:
+            reconciler.after_sync(before, now, changed)
+
     store = Store(node_name)
     controller = Controller(
         store,
         Planner(store, host),
         mode,
         Pace(options.sync_period, options.min_sync_period),
-        reconciler.after_sync if mode.tracks_connections else lambda *_: None,
+        after_sync,
     )
     source = ManifestSource(options.manifests, controller.deliver)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -249,7 +260,12 @@ def _interface(text: str) -> str:
 def _seconds(text: str) -> float:
     """A Go duration such as 1m30s or 250ms."""
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    if text == "0":
+        return 0.0
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s or 1m30s")
-    return sum(float(number) * units[unit] for number, unit in parts)
+    seconds = sum(float(number) * units[unit] for number, unit in parts)
+    if seconds > _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than a year")
+    return seconds

@@ -37,7 +37,8 @@ class Broken(Exception):
 class Mishap(NamedTuple):
     """One object of a text, or a part of it, that is not obeyed."""
 
-    line: int
+    line: int | None
+    """None where it would take too long to find out."""
     problem: Problem
     refused: bool
     """Whether the whole object is refused."""
@@ -55,7 +56,6 @@ class _Header(msgspec.Struct, rename="camel"):
 
     kind: Any = ""
     api_version: Any = ""
-    metadata: Any = None
 
 
 class _Envelope(_Header):
@@ -72,6 +72,14 @@ class _Item(NamedTuple):
         if isinstance(self.content, msgspec.Raw):
             return msgspec.json.decode(self.content, type=kind)
         return msgspec.convert(self.content, type=kind)
+
+    def key(self, *, namespaced: bool) -> Key:
+        """With an empty name if it has none that could be one."""
+        content = self.decode(dict)
+        metadata = content.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
+        namespace = (_text(metadata.get("namespace")) or "default") if namespaced else ""
+        return Key(namespace, _text(metadata.get("name")))
 
 
 class _JsonEnvelope(_Header):
@@ -104,35 +112,38 @@ def parse(text: bytes) -> Manifest:
     is_json = text.lstrip()[:1] == b"{"
     for item in _json_items(text) if is_json else _yaml_items(text, positions):
         kind, version = _text(item.header.kind), _text(item.header.api_version)
-        if kind not in _VERSION_OF:
+        if kind not in _VERSION_OF or _group(version) != _group(_VERSION_OF[kind]):
             continue
-        key = _key_of(item.header, namespaced=kind != "Node")
-        wire = KINDS[_VERSION_OF[kind], kind]
-        identity = Delete(wire, key) if key.name else None
-        try:
-            if version != _VERSION_OF[kind]:
-                reason = f"{shorten(version)} is not served here; {_VERSION_OF[kind]} is"
-                raise Refused(Problem(kind, printable_key(key), "apiVersion", reason))
-            thing, problems = admit(_in_namespace(item.decode(wire)))
-        except Refused as refusal:
-            problems, thing = [refusal.problem], None
-        except (msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
-            reason, _, path = str(error).partition(" - at `$")
-            field = path.rstrip("`").lstrip(".")
-            problems, thing = [Problem(kind, printable_key(key), field, reason)], None
+        thing, problems = _obey(item, kind, version)
         if thing is not None:
             manifest.objects.append(thing)
-        for problem in problems:
-            line = positions.line_of(item, problem.field) if len(manifest.mishaps) < _MOST_LOCATED else 1
-            manifest.mishaps.append(Mishap(line, problem, thing is None, identity))
+        if problems:
+            key = item.key(namespaced=kind != "Node")
+            identity = Delete(KINDS[_VERSION_OF[kind], kind], key) if key.name else None
+            for problem in problems:
+                line = positions.line_of(item, problem.field) if len(manifest.mishaps) < _MOST_LOCATED else None
+                manifest.mishaps.append(Mishap(line, problem, thing is None, identity))
     return manifest
 
 
-def _key_of(header: _Header, *, namespaced: bool) -> Key:
-    """The object's key, with an empty name if it has none that could be one."""
-    metadata = header.metadata if isinstance(header.metadata, dict) else {}
-    namespace = (_text(metadata.get("namespace")) or "default") if namespaced else ""
-    return Key(namespace, _text(metadata.get("name")))
+def _obey(item: _Item, kind: str, version: str) -> tuple[Object | None, list[Problem]]:
+    """The object, None if it is refused, and what is wrong with it."""
+    served = _VERSION_OF[kind]
+    try:
+        if version == served:
+            return admit(_in_namespace(item.decode(KINDS[served, kind])))
+        field, reason = "apiVersion", f"{shorten(version)} is not served here; {served} is"
+    except Refused as refusal:
+        return None, [refusal.problem]
+    except (msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        reason, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".")
+    return None, [Problem(kind, printable_key(item.key(namespaced=kind != "Node")), field, reason)]
+
+
+def _group(version: str) -> str:
+    """Of an apiVersion; the core group is empty."""
+    return version.rpartition("/")[0]
 
 
 def _text(value: Any) -> str:
@@ -211,7 +222,7 @@ def _check_depth(text: bytes) -> None:
 def _header_in(outer: _Header, header: _Header) -> _Header:
     """The items of a ServiceList carry no kind of their own."""
     kind = _LIST_ITEMS.get(_text(outer.kind))
-    return _Header(kind, outer.api_version, header.metadata) if kind and not header.kind else header
+    return _Header(kind, outer.api_version) if kind and not header.kind else header
 
 
 class _Positions:

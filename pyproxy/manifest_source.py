@@ -72,7 +72,7 @@ class ManifestSource:
             note = "manifests can't be watched; their last good version stays in force"
             log.error(note, extra={"path": self._path, "reason": reason})
             time.sleep(_TRY_AGAIN_S)
-            while not self._folder.is_dir():
+            while not self._has_manifests():  # a folder that is back but empty is still being filled
                 time.sleep(_TRY_AGAIN_S)
 
     def _follow(self, inotify: INotify) -> None:
@@ -98,6 +98,12 @@ class ManifestSource:
 
     def _names(self) -> set[str]:
         return {entry.name for entry in os.scandir(self._folder) if self._is_manifest(entry.name)}
+
+    def _has_manifests(self) -> bool:
+        try:
+            return bool(self._names())
+        except OSError:
+            return False
 
     def _is_manifest(self, name: str) -> bool:
         if self._only:
@@ -178,7 +184,8 @@ def _read(path: Path, text: bytes, old: Objects) -> Objects:
         kept = {identity: old[identity] for identity in meant - objects.keys()} if mishap.refused else {}
         objects.update(kept)
         note = "; its last good version stays in force" if kept else ""
-        _complain(path, f"line {mishap.line}: {mishap.problem}{note}")
+        where = f"line {mishap.line}: " if mishap.line else ""
+        _complain(path, f"{where}{mishap.problem}{note}")
     return objects
 
 

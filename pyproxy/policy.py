@@ -117,10 +117,8 @@ def _affinity(service: Service) -> int | None:
 def _allowed_sources(service: Service, family: Family) -> tuple[Prefix, ...] | None:
     """loadBalancerSourceRanges of one family; without any, or with a /0 among them, everyone may come."""
     ranges = [Prefix(text) for text in service.spec.load_balancer_source_ranges or ()]
-    ranges = [prefix for prefix in ranges if family_of(prefix) is family]
-    if not ranges or any(prefix.endswith("/0") for prefix in ranges):
-        return None
-    return collapse(ranges)
+    disjoint = collapse(prefix for prefix in ranges if family_of(prefix) is family)
+    return None if not disjoint or disjoint[0].endswith("/0") else disjoint
 
 
 def _endpoints_of(port: ServicePort, family: Family, slices: Iterable[EndpointSlice]) -> _Endpoints:
