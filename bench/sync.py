@@ -78,14 +78,14 @@ class SyncBench:
         with Lab() as lab, tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
             manifests = Path(folder)
             synthetic.write(manifests / "load.json", synthetic.load(*self._size))
-            _write_node(manifests)
+            write_node(manifests)
             pods = [lab.pods["pod-2"], lab.pods["pod-3"]]
-            _write_canary(manifests, pods[0].ipv4)
+            write_canary(manifests, pods[0].ipv4)
             step("first sync")
             started = time.perf_counter()
             subject = Subject(lab, self._mode, manifests, log)
             try:
-                first = _until_served(lab, pods[0].name, started)
+                first = until_served(lab, pods[0].name, started)
                 usage = subject.usage()
                 samples = []
                 for number in range(self._changes):
@@ -93,8 +93,8 @@ class SyncBench:
                     time.sleep(_REST_S)
                     pod = pods[(number + 1) % 2]
                     started = time.perf_counter()
-                    _write_canary(manifests, pod.ipv4)
-                    samples.append(_until_served(lab, pod.name, started))
+                    write_canary(manifests, pod.ipv4)
+                    samples.append(until_served(lab, pod.name, started))
                 after = subject.usage()
             except (TimeoutError, FileNotFoundError):
                 log.seek(0)
@@ -116,7 +116,7 @@ class SyncBench:
         )
 
 
-def _until_served(lab: Lab, pod: str, started: float) -> float:
+def until_served(lab: Lab, pod: str, started: float) -> float:
     """Seconds from ``started`` to the first answer of ``pod``."""
     while time.perf_counter() - started < _PATIENCE_S:
         try:
@@ -127,13 +127,13 @@ def _until_served(lab: Lab, pod: str, started: float) -> float:
     raise TimeoutError
 
 
-def _write_node(folder: Path) -> None:
+def write_node(folder: Path) -> None:
     addresses = [{"type": "InternalIP", "address": "172.18.0.2"}]
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME}, "status": {"addresses": addresses}}
     synthetic.write(folder / "node.json", [node])
 
 
-def _write_canary(folder: Path, pod: str) -> None:
+def write_canary(folder: Path, pod: str) -> None:
     name, address = CANARY
     pieces = [synthetic.service(name, address), synthetic.endpoint_slice(name, [(pod, NODE_NAME)], SERVER_PORT)]
     synthetic.write(folder / "zz-canary.json", pieces)

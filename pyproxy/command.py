@@ -73,7 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     cleanup.add_argument("--kube-proxy", action="store_true", help="also what a departed kube-proxy left behind")
     cleanup.set_defaults(command=_cleanup)
     bench = commands.add_parser("bench", help="measure it on this machine", description="Measurements in the lab.")
-    _add_bench_sync(bench.add_subparsers(required=True, metavar="SCENARIO"))
+    scenarios = bench.add_subparsers(required=True, metavar="SCENARIO")
+    _add_bench_sync(scenarios)
+    text = "How long it takes to remove stale UDP flows among many, and whether a sync waits for it."
+    conntrack = scenarios.add_parser("conntrack", help="stale UDP flows", description=text)
+    conntrack.add_argument("--mode", default="nftables", help="(default: nftables)")
+    conntrack.add_argument("--flows", type=int, default=100_000, metavar="N", help="(default: 100000)")
+    conntrack.set_defaults(command=_bench_conntrack)
     return parser
 
 
@@ -114,6 +120,8 @@ def _run(options: argparse.Namespace) -> int:
     `pyproxy cleanup` removes it."""
     log.set_up(options.log_format, options.verbosity)
     gc.disable()  # until the first sync: what is made by then is kept, and each pass would look at all of it in vain
+    # So that a sync gets the interpreter at once while conntrack's flows are read in the other thread.
+    sys.setswitchinterval(0.0005)
     mode = _choose(options.mode)
     node_name = (options.hostname_override or socket.gethostname()).strip().lower()
     host = HostOptions(
@@ -227,6 +235,13 @@ def _bench_sync(options: argparse.Namespace) -> int:
     from bench.sync import SyncBench
 
     return SyncBench(options.mode, options.services, options.endpoints, options.changes).report(options.json)
+
+
+def _bench_conntrack(options: argparse.Namespace) -> int:
+    _prepare_for_the_lab()
+    from bench.conntrack import ConntrackBench
+
+    return ConntrackBench(options.mode, options.flows).report()
 
 
 def _prepare_for_the_lab() -> None:

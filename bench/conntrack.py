@@ -1,0 +1,76 @@
+"""How long it takes to remove stale UDP flows among many, and whether a sync waits for it."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bench import flows, synthetic
+from bench.lab import NODE_NAME, SERVER_PORT, Lab
+from bench.subject import Subject
+from bench.sync import until_served, write_canary, write_node
+
+_DNS = "10.96.0.53"
+_ROUNDS = 10  # even, so that the first change meanwhile is one, too
+_REST_S = 0.11  # past the proxy's min sync period
+_PATIENCE_S = 60.0
+
+
+class ConntrackBench:
+    """A UDP service of four endpoints loses one while ``count`` flows lead to them, a quarter to each."""
+
+    def __init__(self, mode: str, count: int) -> None:
+        self._mode = mode
+        self._count = count
+
+    def report(self) -> int:
+        """Measure and print; the exit status."""
+        with Lab() as lab, tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+            manifests = Path(folder)
+            write_node(manifests)
+            pods = list(lab.pods.values())
+            write_canary(manifests, pods[1].ipv4)
+            _write_dns(manifests, [pod.ipv4 for pod in pods])
+            subject = Subject(lab, self._mode, manifests, log)
+            until_served(lab, pods[1].name, time.perf_counter())
+            flows.plant(lab.node, _DNS, 53, [(pod.ipv4, SERVER_PORT) for pod in pods], self._count)
+            quiet = [_change(lab, manifests, number) for number in range(_ROUNDS)]
+            time.sleep(_REST_S)
+            started = time.perf_counter()
+            _write_dns(manifests, [pod.ipv4 for pod in pods[1:]])
+            busy: list[float] = []
+            while flows.count(lab.node) > self._count * 0.76:  # the canary's own flows are few beside a quarter
+                busy.append(_change(lab, manifests, len(busy)))
+                if time.perf_counter() - started > _PATIENCE_S:
+                    raise TimeoutError("the stale flows are still there")
+            took = time.perf_counter() - started
+            subject.stop()
+        table = Table(
+            title=f"conntrack, {self._mode} mode, {self._count:,} flows", title_justify="left", box=SIMPLE_HEAD
+        )
+        for name in ("stale flows gone after", "one change at rest, median", "meanwhile, median", "meanwhile, max"):
+            table.add_column(name, justify="right")
+        times = (statistics.median(quiet), statistics.median(busy), max(busy))
+        table.add_row(f"{took:.2f} s", *(f"{value * 1000:.1f} ms" for value in times))
+        Console().print(table)
+        return 0
+
+
+def _change(lab: Lab, manifests: Path, number: int) -> float:
+    """Seconds until a change of the canary is served, past the proxy's min sync period."""
+    time.sleep(_REST_S)
+    pod = list(lab.pods.values())[2 - number % 2]
+    started = time.perf_counter()
+    write_canary(manifests, pod.ipv4)
+    return until_served(lab, pod.name, started)
+
+
+def _write_dns(folder: Path, pods: list[str]) -> None:
+    service = synthetic.service("dns", _DNS, 53)
+    piece = synthetic.endpoint_slice("dns", [(pod, NODE_NAME) for pod in pods], SERVER_PORT)
+    service["spec"]["ports"][0]["protocol"] = piece["ports"][0]["protocol"] = "UDP"
+    synthetic.write(folder / "dns.json", [service, piece])
