@@ -36,15 +36,15 @@ class ConntrackBench:
             write_canary(manifests, pods[1].ipv4)
             _write_dns(manifests, [pod.ipv4 for pod in pods])
             subject = Subject(lab, self._mode, manifests, log)
-            until_served(lab, pods[1].name, time.perf_counter())
+            until_served(lab, pods[1].name, time.perf_counter(), subject)
             flows.plant(lab.node, _DNS, 53, [(pod.ipv4, SERVER_PORT) for pod in pods], self._count)
-            quiet = [_change(lab, manifests, number) for number in range(_ROUNDS)]
+            quiet = [_change(lab, manifests, number, subject) for number in range(_ROUNDS)]
             time.sleep(_REST_S)
             started = time.perf_counter()
             _write_dns(manifests, [pod.ipv4 for pod in pods[1:]])
             busy: list[float] = []
             while flows.count(lab.node) > self._count * 0.76:  # the canary's own flows are few beside a quarter
-                busy.append(_change(lab, manifests, len(busy)))
+                busy.append(_change(lab, manifests, len(busy), subject))
                 if time.perf_counter() - started > _PATIENCE_S:
                     raise TimeoutError("the stale flows are still there")
             took = time.perf_counter() - started
@@ -60,13 +60,13 @@ class ConntrackBench:
         return 0
 
 
-def _change(lab: Lab, manifests: Path, number: int) -> float:
+def _change(lab: Lab, manifests: Path, number: int, subject: Subject) -> float:
     """Seconds until a change of the canary is served, past the proxy's min sync period."""
     time.sleep(_REST_S)
     pod = list(lab.pods.values())[2 - number % 2]
     started = time.perf_counter()
     write_canary(manifests, pod.ipv4)
-    return until_served(lab, pod.name, started)
+    return until_served(lab, pod.name, started, subject)
 
 
 def _write_dns(folder: Path, pods: list[str]) -> None:

@@ -6,6 +6,7 @@ no proxy ever ran, straight to the pod's address: connect times are compared pai
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -88,6 +89,9 @@ def questions() -> Iterator[Question]:
 
 def demo(names: list[str], *, as_json: bool) -> int:
     """The exit status: 0 if every row is as it must be, in at least one mode."""
+    if not EXAMPLES.is_dir():
+        print(f"pyproxy: there are no examples in {EXAMPLES}; run the demo from a checkout", file=sys.stderr)
+        return 1
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH

@@ -85,7 +85,7 @@ class SyncBench:
             started = time.perf_counter()
             subject = Subject(lab, self._mode, manifests, log)
             try:
-                first = until_served(lab, pods[0].name, started)
+                first = until_served(lab, pods[0].name, started, subject)
                 usage = subject.usage()
                 samples = []
                 for number in range(self._changes):
@@ -94,7 +94,7 @@ class SyncBench:
                     pod = pods[(number + 1) % 2]
                     started = time.perf_counter()
                     write_canary(manifests, pod.ipv4)
-                    samples.append(until_served(lab, pod.name, started))
+                    samples.append(until_served(lab, pod.name, started, subject))
                 after = subject.usage()
             except (TimeoutError, FileNotFoundError):
                 log.seek(0)
@@ -116,9 +116,9 @@ class SyncBench:
         )
 
 
-def until_served(lab: Lab, pod: str, started: float) -> float:
-    """Seconds from ``started`` to the first answer of ``pod``."""
-    while time.perf_counter() - started < _PATIENCE_S:
+def until_served(lab: Lab, pod: str, started: float, subject: Subject) -> float:
+    """Seconds from ``started`` to the first answer of ``pod``. Raises TimeoutError, at once if the proxy has ended."""
+    while subject.is_alive and time.perf_counter() - started < _PATIENCE_S:
         try:
             if ask(lab.pods["pod-1"], CANARY[1], 80, timeout=_POLL_S).pod == pod:
                 return time.perf_counter() - started

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = parsed.command
     try:
         return run(parsed)
-    except (UsageError, PathError, ModeError, modes.UnknownMode) as error:
+    except (UsageError, PathError, ModeError, modes.UnknownMode, TimeoutError) as error:
         print(f"pyproxy: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "How long it takes to remove stale UDP flows among many, and whether a sync waits for it."
     conntrack = scenarios.add_parser("conntrack", help="stale UDP flows", description=text)
     conntrack.add_argument("--mode", default="nftables", help="(default: nftables)")
-    conntrack.add_argument("--flows", type=int, default=100_000, metavar="N", help="(default: 100000)")
+    conntrack.add_argument("--flows", type=_count, default=100_000, metavar="N", help="(default: 100000)")
     conntrack.set_defaults(command=_bench_conntrack)
     return parser
 
@@ -108,9 +108,9 @@ def _add_bench_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentPars
     text = "How long the first sync takes, and one changed endpoint, until the first packet is served by it."
     sync = scenarios.add_parser("sync", help="first sync and one change", description=text)
     sync.add_argument("--mode", default="nftables", help="(default: nftables)")
-    sync.add_argument("--services", type=int, default=1000, metavar="N", help="(default: 1000)")
-    sync.add_argument("--endpoints", type=int, default=2, metavar="E", help="of each service (default: 2)")
-    sync.add_argument("--changes", type=int, default=50, metavar="C", help="to measure (default: 50)")
+    sync.add_argument("--services", type=_count, default=1000, metavar="N", help="(default: 1000)")
+    sync.add_argument("--endpoints", type=_count, default=2, metavar="E", help="of each service (default: 2)")
+    sync.add_argument("--changes", type=_count, default=50, metavar="C", help="to measure (default: 50)")
     sync.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all samples there")
     sync.set_defaults(command=_bench_sync)
 
@@ -232,6 +232,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _bench_sync(options: argparse.Namespace) -> int:
     _prepare_for_the_lab()
+    _choose(options.mode)
     from bench.sync import SyncBench
 
     return SyncBench(options.mode, options.services, options.endpoints, options.changes).report(options.json)
@@ -239,6 +240,7 @@ def _bench_sync(options: argparse.Namespace) -> int:
 
 def _bench_conntrack(options: argparse.Namespace) -> int:
     _prepare_for_the_lab()
+    _choose(options.mode)
     from bench.conntrack import ConntrackBench
 
     return ConntrackBench(options.mode, options.flows).report()
@@ -253,6 +255,12 @@ def _prepare_for_the_lab() -> None:
         import pyroute2  # noqa: F401
     except ImportError:
         raise UsageError("the lab is not installed; install pyproxy[bench]") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
 
 
 def _prefixes(text: str) -> tuple[Prefix, ...]:
