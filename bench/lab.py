@@ -14,7 +14,6 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -68,13 +67,6 @@ class Lab:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
-
-    def hosts(self) -> Iterator[Host]:
-        yield from (self.node, self.node2, self.client, *self.pods.values())
-
-    def python(self, *arguments: str) -> list[str]:
-        """A command line of this interpreter, as fit for a namespace."""
-        return [sys.executable, *arguments]
 
     def _build(self) -> None:
         lan = self._namespace("lan")
@@ -149,7 +141,7 @@ class Lab:
     def _serve(self) -> None:
         """One process answers in every pod; it is ready when it says so."""
         places = [f"{pod.name}={pod.namespace.path}" for pod in self.pods.values()]
-        command = self.python("-m", "bench.server", str(SERVER_PORT), *places)
+        command = [sys.executable, "-m", "bench.server", str(SERVER_PORT), *places]
         server = self.node.namespace.start(command, stdout=subprocess.PIPE)
         assert server.stdout is not None
         if server.stdout.readline() != b"ready\n":

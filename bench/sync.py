@@ -8,6 +8,7 @@ nobody contacts. The canary is in a file of its own, as one object of an API wou
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -140,7 +141,8 @@ def write_canary(folder: Path, pod: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    nft = subprocess.run(["/usr/sbin/nft", "--version"], capture_output=True, text=True, check=False).stdout.split()
+    command = [shutil.which("nft") or "/usr/sbin/nft", "--version"]
+    nft = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "kernel": platform.release(),

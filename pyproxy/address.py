@@ -50,7 +50,7 @@ def parse_prefix(text: str) -> Prefix:
         parse_ip(address)
         if not slash:
             raise ValueError
-        return Prefix(str(ipaddress.ip_network(text.strip(), strict=False)))
+        return _spelled(ipaddress.ip_network(text.strip(), strict=False))
     except ValueError:
         raise ValueError(f"{shorten(text)} is not a range such as 10.0.0.0/8 or fd00::/64") from None
 
@@ -67,7 +67,13 @@ def contains(prefix: Prefix, address: IP) -> bool:
 def collapse(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     """The same addresses in the fewest, disjoint, sorted prefixes. All of one family."""
     networks: Any = [ipaddress.ip_network(prefix) for prefix in prefixes]
-    return tuple(Prefix(str(network)) for network in ipaddress.collapse_addresses(networks))
+    return tuple(_spelled(network) for network in ipaddress.collapse_addresses(networks))
+
+
+def _spelled(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Prefix:
+    """As inet_ntop does: ipaddress has a spelling of its own for ``::1.2.3.4``."""
+    kind = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    return Prefix(f"{socket.inet_ntop(kind, network.network_address.packed)}/{network.prefixlen}")
 
 
 def why_not_an_endpoint(address: IP) -> str | None:

@@ -1,7 +1,7 @@
 """Who owns an address and port, or a node port, when several services ask for it.
 
-The API server allocates ClusterIPs, so a ClusterIP goes before external addresses: nobody may hijack it by naming
-it as an external IP (CVE-2020-8554). Among equals the older service wins, then the order of names.
+The API server allocates ClusterIPs, so a ClusterIP goes before external addresses: nobody takes over a port of it by
+naming it as an external IP (CVE-2020-8554). Among equals the older service wins, then the order of names.
 """
 
 from collections.abc import Iterator

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -97,7 +98,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--nodeport-addresses", type=_node_port_addresses, metavar="CIDR[,CIDR]|primary",
         help="where node ports answer (default: the node's InternalIP addresses)")  # fmt: skip
     add("--masquerade-all", action="store_true", help="give ClusterIP traffic of pods a node address, too")
-    add("--sync-period", type=_seconds, default=30.0, metavar="DURATION", help="between verifications (default: 30s)")
+    add("--sync-period", type=_period, default=30.0, metavar="DURATION", help="between verifications (default: 30s)")
     add("--min-sync-period", type=_seconds, default=0.1, metavar="DURATION", help="between syncs (default: 100ms)")
     add("--log-format", choices=("text", "json"), default="text", help="(default: text)")
     add("-v", type=int, default=0, metavar="LEVEL", dest="verbosity", help="0, or 1 for more (default: 0)")
@@ -152,6 +153,14 @@ def _run(options: argparse.Namespace) -> int:
         after_sync,
     )
     source = ManifestSource(options.manifests, controller.deliver)
+    died = []
+
+    def give_up(what: threading.ExceptHookArgs) -> None:
+        logger.critical("thread died", exc_info=(what.exc_type, what.exc_value or what.exc_type(), what.exc_traceback))
+        died.append(what.thread)
+        controller.stop()
+
+    threading.excepthook = give_up  # a proxy that hears or cleans up no more must be started anew
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
     logger.info("starting", extra={"version": __version__, "mode": mode.name, "node": node_name})
@@ -159,7 +168,7 @@ def _run(options: argparse.Namespace) -> int:
     Thread(target=reconciler.run, name="conntrack", daemon=True).start()
     controller.run()
     logger.info("stopped; the kernel keeps forwarding")
-    return 0
+    return 1 if died else 0
 
 
 def _check_detection(host: HostOptions) -> None:
@@ -278,6 +287,12 @@ def _interface(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a network interface")
     return text
+
+
+def _period(text: str) -> float:
+    if (seconds := _seconds(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} would be all the time")
+    return seconds
 
 
 def _seconds(text: str) -> float:

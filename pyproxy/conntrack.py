@@ -39,6 +39,7 @@ _NESTED = 0x8000
 _KIND = 0x3FFF
 _IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _BATCH_BYTES = 60_000
+_TRY_AGAIN_S = 1.0
 _RECEIVE_BYTES = 1 << 20
 
 
@@ -71,15 +72,33 @@ class Expectation:
     node_ports: dict[tuple[int, bytes], frozenset[Socket]] = field(default_factory=dict)
     """By the length of the family's addresses in bytes, and the port."""
     node_port_prefixes: tuple[Prefix, ...] = ()
+    _answering: dict[IP, bool] = field(default_factory=dict)
 
     def is_stale(self, flow: Flow) -> bool:
         allowed = self.frontends.get(flow.destination)
         if allowed is None:
             address, port = flow.destination[:-2], flow.destination[-2:]
             allowed = self.node_ports.get((len(address), port))
-            if allowed is None or not any(contains(prefix, _unpacked(address)) for prefix in self.node_port_prefixes):
+            if allowed is None or not self._answers_node_ports(_unpacked(address)):
                 return False
         return flow.endpoint not in allowed
+
+    def _answers_node_ports(self, address: IP) -> bool:
+        """Whether it is inside the prefixes and this node's own: to others' node ports we are but a router."""
+        if address not in self._answering:
+            inside = any(contains(prefix, address) for prefix in self.node_port_prefixes)
+            self._answering[address] = inside and _is_own(address)
+        return self._answering[address]
+
+
+def _is_own(address: IP) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def expectation(table: Table) -> Expectation:
@@ -143,6 +162,9 @@ class Reconciler:
                 deleted = reconcile(table, lost)
             except OSError as error:
                 log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
+                time.sleep(_TRY_AGAIN_S)
+                with self._wake:  # what was lost is told nowhere else
+                    self._table, self._lost = self._table or table, lost + self._lost
                 continue
             took = round((time.monotonic() - started) * 1000, 1)
             log.info("conntrack reconciled", extra={"deleted": deleted, "ms": took})
@@ -274,6 +296,10 @@ def _failures(netlink: socket.socket) -> int:
             data = netlink.recv(_RECEIVE_BYTES)
         except BlockingIOError:
             return count
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:  # more answers than the buffer holds; they only tell what was gone
+                continue
+            raise
         offset = 0
         while offset < len(data):
             length, kind = struct.unpack_from("=IH", data, offset)

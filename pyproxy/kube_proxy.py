@@ -6,6 +6,7 @@ host had. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-H
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -57,7 +58,7 @@ def _iptables(flavour: str) -> list[str]:
 
 def _jumps_from_elsewhere(rule: str) -> bool:
     """Whether a chain of somebody else jumps to one of kube-proxy's here."""
-    words = rule.split()
+    words = shlex.split(rule)  # a comment may hold anything
     target = next((words[index + 1] for index, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
     return bool(_OWN_CHAIN.fullmatch(target)) and not _OWN_CHAIN.fullmatch(words[1])
 

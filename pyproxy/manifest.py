@@ -62,6 +62,10 @@ class _Envelope(_Header):
     items: Any = None
 
 
+class _Named(msgspec.Struct):
+    metadata: Any = None
+
+
 class _Item(NamedTuple):
     header: _Header
     content: Any  # msgspec.Raw of JSON, or what YAML made of it
@@ -75,8 +79,10 @@ class _Item(NamedTuple):
 
     def key(self, *, namespaced: bool) -> Key:
         """With an empty name if it has none that could be one."""
-        content = self.decode(dict)
-        metadata = content.get("metadata")
+        try:
+            metadata = self.decode(_Named).metadata
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            metadata = None
         metadata = metadata if isinstance(metadata, dict) else {}
         namespace = (_text(metadata.get("namespace")) or "default") if namespaced else ""
         return Key(namespace, _text(metadata.get("name")))

@@ -172,6 +172,9 @@ def _read(path: Path, text: bytes, old: Objects) -> Objects:
     except Broken as broken:
         _complain(path, f"{broken}; its last good version stays in force")
         return old
+    except Exception:  # whatever a text does to its parser, it must not take down what works
+        log.exception("manifest not obeyed; its last good version stays in force", extra={"path": path})
+        return old
     objects: Objects = {}
     for thing in manifest.objects:
         identity = Delete(type(thing), thing.key)

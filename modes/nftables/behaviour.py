@@ -62,7 +62,8 @@ class Behaviour:
             return {**inner.chains(d, host), self.chain: [guard, f"goto {inner.chain}"]}
         if self.kind == "local":
             inside = replace(self, kind="inside", size=self.inside, inside=OnEmpty.REJECT)
-            turns = [f"{match} goto {inside.chain}" for match in ("fib saddr type local", *_from_pods(d, host))]
+            from_pods = [f"{subject} {value}" for subject, value in _pods(d, host)]
+            turns = [f"{match} goto {inside.chain}" for match in ("fib saddr type local", *from_pods)]
             return {**inside.chains(d, host), self.chain: [*turns, *self._choose(d)]}
         return {self.chain: [*self._masquerade(d, host), *self._choose(d)]}
 
@@ -73,7 +74,9 @@ class Behaviour:
         if self.kind == "inside":
             return [f"fib saddr type local {mark}"]
         # What is neither a pod's nor the node's must come back this way; the node's own gets the address that fits.
-        return [f"{match} {mark}" for match in _not_from_pods(d, host)]
+        # If pods can't be told from others, nobody is masqueraded.
+        others = [f"{subject} != {value}" for subject, value in _pods(d, host)]
+        return [" ".join((*others, mark))] if others else []
 
     def _choose(self, d: Dialect) -> list[str]:
         """The rules that choose a backend, or what is done without one."""
@@ -92,6 +95,8 @@ class Behaviour:
             f"meta priority set {d.affinity_key} map @affinity {remember} {translate}",
             f"delete @affinity {{ {d.affinity_key} : meta priority }}",
             f"{slot} meta priority set {key} . meta priority map @{prefix}sticky-ids {remember} {translate}",
+            # The map of clients is full, and the rule above ended there.
+            f"{slot} meta priority set {key} . meta priority map @{prefix}sticky-ids {translate}",
         ]
 
     @staticmethod
@@ -103,14 +108,7 @@ class Behaviour:
         return "goto refuse" if size is OnEmpty.REJECT else "drop"
 
 
-def _from_pods(d: Dialect, host: Host) -> list[str]:
-    """Matches for traffic of pods on this node."""
-    by_address = [f"{d.ip} saddr @pods"] if d.own(host.pod_prefixes) else []
-    return by_address + [f'iifname "{name}"' for name in host.pod_interfaces]
-
-
-def _not_from_pods(d: Dialect, host: Host) -> list[str]:
-    """The opposite; empty if pods can't be told from others, as then nobody is masqueraded."""
-    return [
-        match.replace(" saddr @", " saddr != @").replace("iifname ", "iifname != ") for match in _from_pods(d, host)
-    ]
+def _pods(d: Dialect, host: Host) -> list[tuple[str, str]]:
+    """What tells traffic of pods on this node: what to look at, and what it then is."""
+    by_address = [(f"{d.ip} saddr", "@pods")] if d.own(host.pod_prefixes) else []
+    return by_address + [("iifname", f'"{name}"') for name in host.pod_interfaces]

@@ -9,6 +9,8 @@ from modes.nftables.family import Dialect
 from modes.nftables.ruleset import CHOICE
 from pyproxy.table import Backend, Pool, Route, Scope
 
+_LONGEST_COMMENT = 127  # nft's NFTNL_UDATA_COMMENT_MAXLEN, less the end
+
 
 class Slot(NamedTuple):
     """Where an element stands: the set's name and the key in it, as nft writes it."""
@@ -73,8 +75,8 @@ def elements_of(route: Route, d: Dialect) -> Elements:
 
 
 def comment_of(route: Route) -> str:
-    """The service port's name for those who read the ruleset. Its parts are DNS labels."""
-    return str(route.id).rpartition(" ")[0]
+    """The service port's name for those who read the ruleset: DNS labels, and no more than nft takes."""
+    return str(route.id).rpartition(" ")[0][:_LONGEST_COMMENT]
 
 
 def _pool(prefix: str, key: str, pool: Pool, first: int, behaviour: Behaviour) -> Iterator[tuple[Slot, str]]:
@@ -98,11 +100,11 @@ def _classid(number: int) -> str:
 
 def _sticky_id(backend: Backend, first: int, taken: set[int]) -> str:
     """What a client remembers of its endpoint: the same after a restart, other for each pool of a frontend."""
-    number = crc32(f"{backend.ip} {backend.port} {first}".encode()) & 0xFFFFFF
+    number = crc32(f"{backend.ip} {backend.port}".encode()) & 0x7FFFFF
     while number in taken:
-        number = (number + 1) & 0xFFFFFF
+        number = (number + 1) & 0x7FFFFF
     taken.add(number)
-    return _classid(CHOICE | number)
+    return _classid(CHOICE | number | (0x800000 if first else 0))
 
 
 def _by_address(backend: Backend) -> tuple[str, int]:

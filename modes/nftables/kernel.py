@@ -34,8 +34,11 @@ def _run(arguments: list[str], script: str) -> tuple[bytes, int]:
     if nft is None:
         raise ModeError("the program nft is not installed (Debian package nftables)")
     pipe = subprocess.PIPE
-    with subprocess.Popen([nft, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        output, errors = process.communicate(script.encode())
+    try:
+        with subprocess.Popen([nft, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            output, errors = process.communicate(script.encode())
+    except OSError as error:  # no memory or no process left, for instance
+        raise ModeError(f"nft could not be run: {error.strerror}") from error
     if process.returncode != 0:
         raise ModeError(f"nft: {_complaint(errors, process.returncode)}")
     return output, process.pid

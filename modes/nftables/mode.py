@@ -1,12 +1,13 @@
 """The forwarding table as one nftables transaction a sync."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from modes.nftables import kernel, netlink, ruleset
 from modes.nftables.family import DIALECTS
 from modes.nftables.family_table import FamilyTable
+from modes.nftables.netlink import Heard
 from modes.nftables.ruleset import TABLE
 from pyproxy.table import Drift, Family, Host, ModeError, RouteId, Table
 
@@ -27,10 +28,10 @@ class NftablesMode:
     def probe(self) -> str | None:
         if kernel.find_nft() is None:
             return "the program nft is not installed (Debian package nftables)"
-        empty = Table({}, Host())
+        tables = {family: FamilyTable(DIALECTS[family]) for family in self._tables}
         try:
-            script = [line for family in self._tables for line in FamilyTable(DIALECTS[family]).fill(empty)]
-            kernel.run_nft(["-c", "-f", "-"], "\n".join(script))
+            # Anew, since what is there may be another version's; with -c it stays.
+            kernel.run_nft(["-c", "-f", "-"], "\n".join(_recreate(tables, Table({}, Host()))))
         except ModeError as error:
             if "Operation not permitted" in str(error):
                 return "it takes the capability CAP_NET_ADMIN (run as root)"
@@ -49,18 +50,22 @@ class NftablesMode:
     def _rebuild(self, table: Table) -> None:
         """Everything anew."""
         if self._watch:
-            self._watch.close()  # what we write ourselves would be more than it holds
+            self._watch.close()
+        self._watch = None
+        watch = netlink.Watch(TABLE)
         before = netlink.generation()
         try:
-            kernel.load("\n".join(self._refill(table)))
+            writer = kernel.load("\n".join(self._refill(table)))
         except ModeError:
             # Somebody changed what the sets are made of: affinity is lost, connections are not.
-            kernel.load("\n".join(self._recreate(self._tables, table)))
-        self._watch = netlink.Watch(TABLE)
+            writer = kernel.load("\n".join(_recreate(self._tables, table)))
         self._fingerprints = {family: netlink.fingerprint(family, TABLE) for family in self._tables}
-        self._touched = netlink.generation() - before > 1  # by somebody else, before the watch began
-        if self._touched:
-            self._fingerprints = {}
+        heard = watch.heard(writer)
+        # What we write ourselves may be more than the watch holds, and is nobody's if there was one transaction.
+        self._touched = heard > Heard.NOTHING and netlink.generation() - before > 1
+        if heard is Heard.TOUCHED:
+            self._fingerprints = {}  # maybe taken after somebody else's doing
+        self._watch = watch
 
     def _refill(self, table: Table) -> Iterator[str]:
         """The tables anew, in place where they are of this version."""
@@ -68,19 +73,12 @@ class NftablesMode:
             d = DIALECTS[family]
             present = kernel.chains(d.ip)
             if present and ruleset.version(d) not in present:
-                yield from self._recreate([family], table)
+                yield from _recreate({family: family_table}, table)
                 continue
             yield from family_table.fill(table)
             stale = sorted(present - family_table.chains)
             yield from (f"flush chain {d.ip} {TABLE} {name}" for name in stale)
             yield from (f"delete chain {d.ip} {TABLE} {name}" for name in stale)
-
-    def _recreate(self, families: Iterable[Family], table: Table) -> Iterator[str]:
-        """The tables anew, whatever is there."""
-        for family in families:
-            yield f"add table {DIALECTS[family].ip} {TABLE}"
-            yield f"delete table {DIALECTS[family].ip} {TABLE}"
-            yield from self._tables[family].fill(table)
 
     def _change(self, table: Table, changed: AbstractSet[RouteId]) -> None:
         """Only what differs."""
@@ -96,14 +94,15 @@ class NftablesMode:
         rewritten = [family for family, old in chains.items() if self._tables[family].chains != old]
         for family in rewritten:
             self._fingerprints[family] = netlink.fingerprint(family, TABLE)
-        if self._watch and self._watch.touched(writer):
-            self._touched = True
-            for family in rewritten:  # maybe taken after somebody else's doing
+        heard = self._watch.heard(writer) if self._watch else Heard.NOTHING
+        self._touched = self._touched or heard > Heard.NOTHING
+        if heard is Heard.TOUCHED:
+            for family in rewritten:
                 del self._fingerprints[family]
 
     def verify(self) -> list[Drift]:
         """A full reading, but only after somebody else touched the tables."""
-        self._touched = self._touched or (self._watch is not None and self._watch.touched())
+        self._touched = self._touched or (self._watch is not None and self._watch.heard() > Heard.NOTHING)
         if not self._touched:
             return []
         drift = [found for family in self._tables for found in self._compare(family)]
@@ -132,6 +131,14 @@ class NftablesMode:
         if mine:
             kernel.load("\n".join(f"delete table {ip} {TABLE}" for ip in mine))
         return [f"nftables table {ip} {TABLE}" for ip in mine]
+
+
+def _recreate(tables: Mapping[Family, FamilyTable], table: Table) -> Iterator[str]:
+    """The tables anew, whatever is there."""
+    for family, family_table in tables.items():
+        yield f"add table {DIALECTS[family].ip} {TABLE}"
+        yield f"delete table {DIALECTS[family].ip} {TABLE}"
+        yield from family_table.fill(table)
 
 
 def _kernel_speaks(family: Family) -> bool:

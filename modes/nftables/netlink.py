@@ -8,6 +8,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
 
 from pyproxy.table import Family, ModeError
 
@@ -47,6 +49,13 @@ def fingerprint(family: Family, table: str) -> bytes:
     return b"".join(parts)
 
 
+class Heard(IntEnum):
+    NOTHING = 0
+    TOO_MUCH = 1
+    """More was announced than the socket holds: somebody may have touched the table."""
+    TOUCHED = 2
+
+
 class Watch:
     """Hears of every transaction from now on, and tells whether somebody else touched a table.
 
@@ -56,17 +65,18 @@ class Watch:
 
     def __init__(self, table: str) -> None:
         self._name = (_TABLE_NAME, table.encode() + b"\0")
-        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
-        self._netlink.bind((0, 0))
-        self._netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WATCH_BYTES)
-        self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
+        with _as_mode_error():
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+            self._netlink.bind((0, 0))
+            self._netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WATCH_BYTES)
+            self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
 
     def close(self) -> None:
         self._netlink.close()
 
-    def touched(self, ours: int | None = None) -> bool:
-        """Whether anybody but the process ``ours`` did, since the last call, or may have done so."""
-        found = False
+    def heard(self, ours: int | None = None) -> Heard:
+        """What anybody but the process ``ours`` did to the table since the last call."""
+        found = Heard.NOTHING
         while True:
             try:
                 data = self._netlink.recv(_RECEIVE_BYTES)
@@ -75,20 +85,21 @@ class Watch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise ModeError(f"nftables can't be watched: {error.strerror}") from None
-                found = True  # more was announced than the buffer holds
+                found = max(found, Heard.TOO_MUCH)
                 continue
             offset = 0
             while offset < len(data):
                 length, kind, _, _, port = struct.unpack_from("=IHHII", data, offset)
                 # The port of a netlink socket is its process's id (netlink_autobind).
-                if kind != _NEW_GENERATION and port != ours and not found:
-                    found = self._name in _attributes(data[offset + 20 : offset + length])
+                theirs = kind != _NEW_GENERATION and port != ours
+                if theirs and self._name in _attributes(data[offset + 20 : offset + length]):
+                    found = Heard.TOUCHED
                 offset += length + 3 & ~3
 
 
 def _ask(kind: int, flags: int, family: int) -> Iterator[bytes]:
     """The attributes of each message of the answer. Raises ModeError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
+    with _as_mode_error(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
         netlink.bind((0, 0))
         netlink.send(struct.pack("=IHHIIBBH", 20, kind, flags, 0, 0, family, 0, 0))
         while True:
@@ -105,6 +116,14 @@ def _ask(kind: int, flags: int, family: int) -> Iterator[bytes]:
                 offset += length + 3 & ~3
             if not flags & _DUMP:
                 return
+
+
+@contextmanager
+def _as_mode_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModeError(f"the kernel does not talk of nftables: {error.strerror}") from error
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

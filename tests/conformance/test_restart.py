@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.conformance.cluster import Cluster, Load
+from tests.conformance.cluster import Cluster, Load, until
 from tests.conformance.manifests import FAMILIES, service, slices, target
 
 
@@ -67,5 +67,6 @@ def test_an_established_connection_survives_a_restart(cluster: Cluster, number: 
 
 def test_logs_are_json_if_asked(mode: str) -> None:
     with Cluster(mode, "--log-format", "json") as other:
+        until(lambda: '"synced"' in other.log(), lambda: "no word of a sync")
         lines = [json.loads(line) for line in other.log().splitlines()]
     assert {"starting", "synced"} <= {line["message"] for line in lines}

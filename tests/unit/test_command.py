@@ -164,7 +164,6 @@ def test_a_wrong_command_line_exits_with_2_and_says_why(
         ("1h", 3600.0),
         ("1.5h", 5400.0),
         ("1h1m1s1ms", 3661.001),
-        ("0s", 0.0),
         ("100ms", 0.1),
         ("1m", 60.0),
     ],
@@ -172,6 +171,16 @@ def test_a_wrong_command_line_exits_with_2_and_says_why(
 def test_durations_are_those_of_go(text: str, seconds: float, tmp_path: Path, started: Started) -> None:
     assert run(tmp_path, "--sync-period", text, "--min-sync-period", text) == 0
     assert [started.pace.sync_period, started.pace.min_sync_period] == pytest.approx([seconds, seconds])
+
+
+@pytest.mark.parametrize("text", ["0", "0s"])
+def test_syncs_may_follow_at_once_but_not_verifications(
+    text: str, tmp_path: Path, started: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--min-sync-period", text) == 0
+    assert started.pace.min_sync_period == 0
+    assert run(tmp_path, "--sync-period", text) == 2
+    assert "all the time" in only_error(capsys)
 
 
 @pytest.mark.parametrize("text", ["", "30", "s", "30 s", " 30s", "30s ", "30S", "-30s", "1d", "30s!", "1m 30s", "1e3s"])

@@ -140,3 +140,20 @@ def test_a_small_text_takes_neither_the_process_down_nor_long(bomb: bytes) -> No
         [sys.executable, "-P", "-c", READ_APART], input=bomb, capture_output=True, timeout=10, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [b'"\xff"', b"9" * 6000, b"1e999999"],
+    ids=["not UTF-8", "a long number", "a great number"],
+)
+@pytest.mark.parametrize("cluster_ip", [b"bad", b"10.96.0.1"])
+def test_what_stands_in_an_annotation_harms_nobody(annotation: bytes, cluster_ip: bytes) -> None:
+    head = b'{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "annotations": {"x": '
+    manifest = parse(head + annotation + b'}}, "spec": {"clusterIP": "' + cluster_ip + b'"}}')
+    assert len(manifest.objects) + len(manifest.mishaps) == 1
+
+
+def test_json_that_is_too_deep_is_broken() -> None:
+    with pytest.raises(Broken, match="recursion"):
+        parse(b'{"kind": "Service", "metadata": {"annotations": {"x": ' + b"[" * 994 + b"]" * 994 + b"}}}")
