@@ -68,10 +68,10 @@ def _declarations(d: Dialect) -> list[str]:
         "pods": f"type {d.address_type}; flags interval;",
         "node-port-addresses": f"type {d.address_type}; flags interval;",
     }
-    hooks = {
-        "prerouting": "type nat hook prerouting priority dstnat;",
-        "output": "type nat hook output priority -100;",
-        "postrouting": "type nat hook postrouting priority srcnat;",
+    hooks = {  # with their policy: that of a chain which is there stays as it is otherwise, even drop
+        "prerouting": "type nat hook prerouting priority dstnat; policy accept;",
+        "output": "type nat hook output priority -100; policy accept;",
+        "postrouting": "type nat hook postrouting priority srcnat; policy accept;",
     }
     return [
         f"add table {d.ip} {TABLE}",

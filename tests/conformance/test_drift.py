@@ -34,6 +34,8 @@ def test_damage_is_repaired(cluster: Cluster, number: int, damages: dict[str, st
     cluster.lab.node.namespace.run(["nft", damages[what].format(address=address)])
     until(lambda: "repairing" in cluster.log()[said:], lambda: "the damage was not found")
     until(lambda: cluster.outcome("pod-1", address, 80) == "pod-2", lambda: "the damage was not repaired")
+    bystander = cluster.lab.node.ipv4, 9  # nobody's port: the node itself must refuse it
+    until(lambda: cluster.outcome("client", *bystander) == "refused", lambda: "others' traffic is still harmed")
     cluster.delete("drift")
 
 
