@@ -50,22 +50,18 @@ class NftablesMode:
     def _rebuild(self, table: Table) -> None:
         """Everything anew."""
         if self._watch:
-            self._watch.close()
+            self._watch.close()  # the kernel would tell it of each element that we write
         self._watch = None
-        watch = netlink.Watch(TABLE)
         before = netlink.generation()
         try:
-            writer = kernel.load("\n".join(self._refill(table)))
+            kernel.load("\n".join(self._refill(table)))
         except ModeError:
             # Somebody changed what the sets are made of: affinity is lost, connections are not.
-            writer = kernel.load("\n".join(_recreate(self._tables, table)))
+            kernel.load("\n".join(_recreate(self._tables, table)))
+        self._watch = netlink.Watch(TABLE)
         self._fingerprints = {family: netlink.fingerprint(family, TABLE) for family in self._tables}
-        heard = watch.heard(writer)
-        # What we write ourselves may be more than the watch holds, and is nobody's if there was one transaction.
-        self._touched = heard > Heard.NOTHING and netlink.generation() - before > 1
-        if heard is Heard.TOUCHED:
-            self._fingerprints = {}  # maybe taken after somebody else's doing
-        self._watch = watch
+        # Somebody else was at work before the watch began, likely on tables of their own: a full reading will tell.
+        self._touched = netlink.generation() - before > 1
 
     def _refill(self, table: Table) -> Iterator[str]:
         """The tables anew, in place where they are of this version."""
