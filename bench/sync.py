@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.progress import Progress
@@ -87,6 +88,7 @@ class SyncBench:
             subject = Subject(lab, self._mode, manifests, log)
             try:
                 first = until_served(lab, pods[0].name, started, subject)
+                _wait_until_done(log)
                 usage = subject.usage()
                 samples = []
                 for number in range(self._changes):
@@ -126,6 +128,15 @@ def until_served(lab: Lab, pod: str, started: float, subject: Subject) -> float:
         except OSError:
             pass  # refused, or nobody there yet
     raise TimeoutError
+
+
+def _wait_until_done(log: IO[bytes]) -> None:
+    """Until the proxy says that it has synced: its children have ended, and their CPU is counted."""
+    end = time.monotonic() + _PATIENCE_S
+    while b"synced" not in Path(f"/proc/self/fd/{log.fileno()}").read_bytes():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.01)
 
 
 def write_node(folder: Path) -> None:
