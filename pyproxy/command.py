@@ -97,11 +97,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--pod-interface-name-prefix", type=_interface, metavar="PREFIX", help="for InterfaceNamePrefix")
     add("--nodeport-addresses", type=_node_port_addresses, metavar="CIDR[,CIDR]|primary",
         help="where node ports answer (default: the node's InternalIP addresses)")  # fmt: skip
-    add("--masquerade-all", action="store_true", help="give ClusterIP traffic of pods a node address, too")
+    add("--masquerade-all", type=_boolean, nargs="?", const=True, default=False, metavar="true|false",
+        help="give ClusterIP traffic of pods a node address, too")  # fmt: skip
     add("--sync-period", type=_period, default=30.0, metavar="DURATION", help="between verifications (default: 30s)")
     add("--min-sync-period", type=_seconds, default=0.1, metavar="DURATION", help="between syncs (default: 100ms)")
     add("--log-format", choices=("text", "json"), default="text", help="(default: text)")
-    add("-v", type=int, default=0, metavar="LEVEL", dest="verbosity", help="0, or 1 for more (default: 0)")
+    add("-v", "--v", type=int, default=0, metavar="LEVEL", dest="verbosity", help="0, or 1 for more (default: 0)")
     run.set_defaults(command=_run)
 
 
@@ -281,6 +282,13 @@ def _prefixes(text: str) -> tuple[Prefix, ...]:
 
 def _node_port_addresses(text: str) -> tuple[Prefix, ...]:
     return () if text == "primary" else _prefixes(text)
+
+
+def _boolean(text: str) -> bool:
+    """As Go's flags read it, for command lines that were kube-proxy's."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
 
 
 def _interface(text: str) -> str:

@@ -142,7 +142,7 @@ def test_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str
         (["run", "--manifests", ".", "--pod-bridge-interface", "cni0; x"], "'cni0; x' is not the name of a network"),
         (["run", "--manifests", ".", "--detect-local-mode", "Magic"], "argument --detect-local-mode: invalid"),
         (["run", "--manifests", ".", "--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
-        (["run", "--manifests", ".", "-v", "much"], "argument -v: invalid int value: 'much'"),
+        (["run", "--manifests", ".", "-v", "much"], "argument -v/--v: invalid int value: 'much'"),
         (["bench"], "the following arguments are required: SCENARIO"),
     ],
 )
@@ -171,6 +171,15 @@ def test_a_wrong_command_line_exits_with_2_and_says_why(
 def test_durations_are_those_of_go(text: str, seconds: float, tmp_path: Path, started: Started) -> None:
     assert run(tmp_path, "--sync-period", text, "--min-sync-period", text) == 0
     assert [started.pace.sync_period, started.pace.min_sync_period] == pytest.approx([seconds, seconds])
+
+
+@pytest.mark.parametrize(
+    ("flags", "on"),
+    [([], False), (["--masquerade-all"], True), (["--masquerade-all=true"], True), (["--masquerade-all=false"], False)],
+)
+def test_flags_may_be_written_as_kube_proxys_are(flags: list[str], on: bool, tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, *flags, "--v=2") == 0
+    assert started.host.masquerade_all is on
 
 
 @pytest.mark.parametrize("text", ["0", "0s"])
