@@ -1,8 +1,8 @@
 """The kernel's nftables, written through nft(8) and read back as its JSON.
 
-nft is a process a sync rather than libnftables inside this one: it takes 5 ms, its memory (1 kB an element while it
-works) goes back to the system, and a failed assertion in it harms one sync instead of the proxy. Its own language
-rather than JSON: a third of the bytes and of the time.
+nft is a process a sync rather than libnftables inside this one: it takes 5 ms, the memory it works in goes back to the
+system, and a failed assertion in it harms one sync instead of the proxy. Its own language rather than JSON: 40,000
+elements are two thirds of the bytes and 10 to 20 % less time.
 """
 
 import shutil
