@@ -31,6 +31,11 @@ class FamilyTable:
         """All that should be in the kernel."""
         return {*ruleset.rules(self._d), ruleset.version(self._d), *self._chains}
 
+    @property
+    def behaviours(self) -> int:
+        """How many chains of behaviours there are: more of them means that `change` wrote rules, too."""
+        return len(self._chains)
+
     def fill(self, table: Table) -> Iterator[str]:
         """Everything anew, in place: only the affinity of clients stays."""
         self._host, self._routes, self._chains, self._users = table.host, {}, set(), Counter()

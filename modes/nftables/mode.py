@@ -78,7 +78,7 @@ class NftablesMode:
 
     def _change(self, table: Table, changed: AbstractSet[RouteId]) -> None:
         """Only what differs."""
-        chains = {family: family_table.chains for family, family_table in self._tables.items()}
+        behaviours = {family: family_table.behaviours for family, family_table in self._tables.items()}
         script = [
             line
             for family, family_table in self._tables.items()
@@ -87,7 +87,7 @@ class NftablesMode:
         if not script:
             return
         writer = kernel.load("\n".join(script))
-        rewritten = [family for family, old in chains.items() if self._tables[family].chains != old]
+        rewritten = [family for family, old in behaviours.items() if self._tables[family].behaviours != old]
         for family in rewritten:
             self._fingerprints[family] = netlink.fingerprint(family, TABLE)
         heard = self._watch.heard(writer) if self._watch else Heard.NOTHING

@@ -4,7 +4,8 @@ from bench import flows
 from bench.lab import Lab
 from pyproxy.address import IP
 from pyproxy.conntrack import reconcile
-from pyproxy.table import Backend, Family, Frontend, Host, Pool, Route, RouteId, Scope, Table, Transport
+from pyproxy.table import Backend, Host, Pool, Table, Transport
+from tests.faults.routes import cluster_ip_route
 
 FLOWS = 100_000
 PODS = [IP(f"10.244.0.{number}") for number in (11, 12, 13, 14)]
@@ -16,19 +17,7 @@ def test_stale_flows_go_and_no_others(lab: Lab) -> None:
     flows.plant(lab.node, "10.96.0.54", 53, pods, 100, 30001)  # a frontend of nobody here
     assert flows.count(lab.node) == FLOWS + 100
     pool = Pool(tuple(Backend(pod, 8080, True) for pod in PODS[1:]))
-    route = Route(
-        id=RouteId("kube-system", "dns", "dns", Family.IPV4),
-        transport=Transport.UDP,
-        frontends=(Frontend(IP("10.96.0.53"), 53, Scope.CLUSTER_IP),),
-        node_port=None,
-        internal=pool,
-        external=pool,
-        short_circuit=pool,
-        masquerade_external=True,
-        affinity_seconds=None,
-        allowed_sources=None,
-        health_check_port=None,
-    )
+    route = cluster_ip_route("10.96.0.53", 53, pool, transport=Transport.UDP)
     table = Table({route.id: route}, Host())
     with lab.node.namespace.entered():
         assert reconcile(table, []) == FLOWS // 4

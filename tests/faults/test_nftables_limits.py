@@ -11,26 +11,15 @@ from modes.nftables.elements import elements_of
 from modes.nftables.family import DIALECTS
 from modes.nftables.mode import NftablesMode
 from pyproxy.address import IP
-from pyproxy.table import Backend, Family, Frontend, Host, OnEmpty, Pool, Route, RouteId, Scope, Table, Transport
+from pyproxy.table import Backend, Family, Frontend, Host, OnEmpty, Pool, Route, RouteId, Scope, Table
+from tests.faults.routes import cluster_ip_route
 
 POD = IP("10.244.0.12")
 
 
-def _route(number: int, *, name: str = "svc", seconds: int | None = None, pool: Pool | None = None) -> Route:
-    pool = pool or Pool((Backend(POD, SERVER_PORT, True),))
-    return Route(
-        id=RouteId("default", f"{name}-{number}", "http", Family.IPV4),
-        transport=Transport.TCP,
-        frontends=(Frontend(IP(f"10.96.0.{number}"), 80, Scope.CLUSTER_IP),),
-        node_port=None,
-        internal=pool,
-        external=pool,
-        short_circuit=pool,
-        masquerade_external=True,
-        affinity_seconds=seconds,
-        allowed_sources=None,
-        health_check_port=None,
-    )
+def _route(number: int, *, seconds: int | None = None) -> Route:
+    pool = Pool((Backend(POD, SERVER_PORT, True),))
+    return cluster_ip_route(f"10.96.0.{number}", 80, pool, affinity_seconds=seconds)
 
 
 def _table(*routes: Route) -> Table:
