@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.ask import exchange, open_socket
 from tests.conformance.cluster import Cluster
-from tests.conformance.manifests import FAMILIES, PORTS, service, slices
+from tests.conformance.manifests import FAMILIES, PORTS, service, slices, target
 
 NODE = {"IPv4": "172.18.0.2", "IPv6": "fd00:172:18::2"}
 ALL = {"pod-2", "pod-3", "pod-4"}
@@ -75,3 +76,25 @@ def test_the_short_circuit_masquerades_no_pod_but_itself(
 ) -> None:
     answers = [cluster.ask("pod-2", services["Local"], "LoadBalancer", family) for _ in range(40)]
     assert {a.source for a in answers if a.pod != "pod-2"} == {cluster.host("pod-2").address(family)}
+
+
+@pytest.mark.parametrize("kind", EXTERNAL)
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_the_node_is_masqueraded_whichever_of_its_addresses_it_uses(
+    cluster: Cluster, services: dict[str, int], policy: str, kind: str
+) -> None:
+    """With one address alone, nobody could tell whether the node's source was kept."""
+    second = "172.18.0.22"
+    with cluster.lab.node.namespace.links() as links:
+        eth0 = links.link_lookup(ifname="eth0")[0]
+        links.addr("add", index=eth0, address=second, prefixlen=24)
+    try:
+        address, port = target(services[policy], kind, "IPv4", "TCP")
+        for _ in range(20):
+            with open_socket(cluster.lab.node, address) as client:
+                client.settimeout(3)
+                client.bind((second, 0))
+                assert exchange(client, address, port).source == NODE["IPv4"]
+    finally:
+        with cluster.lab.node.namespace.links() as links:
+            links.addr("del", index=eth0, address=second, prefixlen=24)
