@@ -5,10 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # nft writes the nftables mode; python3-venv makes the virtual environment; iptables is what the tests of
-# `pyproxy cleanup --kube-proxy` plant kube-proxy's chains with.
-DEBIAN := nftables python3-venv iptables
+# `pyproxy cleanup --kube-proxy` plant kube-proxy's chains with; mmdebstrap makes the fresh root in which the image's
+# steps are tried; chromium shows the status page to its tests.
+DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver
+LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
+	--no-emit-trusted-host
 
-.PHONY: demo test check unit conformance faults lock clean
+.PHONY: demo test check unit conformance faults screenshot lock clean
 
 demo: $(READY)
 	$(BIN)/pyproxy demo
@@ -25,6 +28,9 @@ check: $(READY)
 unit conformance faults: $(READY)
 	$(BIN)/pytest tests/$@
 
+screenshot: $(READY)
+	PYPROXY_PICTURE=docs/status-page.png $(BIN)/pytest tests/faults/test_status_page.py -k picture
+
 $(READY): pyproject.toml requirements.lock
 	@dpkg-query -W $(DEBIAN) >/dev/null 2>&1 || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN); }
@@ -33,10 +39,12 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Pins every dependency with its hashes, from the reasons in pyproject.toml.
+# Pins every dependency with its hashes, from the reasons in pyproject.toml; for the image what runs and what builds.
 lock:
-	$(BIN)/pip-compile -q --extra bench --extra dev --generate-hashes --allow-unsafe --strip-extras \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
+	$(BIN)/pip-compile -q $(LOCK) --extra bench --extra dev -o requirements.lock pyproject.toml
+	$(BIN)/pip-compile -q $(LOCK) -c requirements.lock -o deploy/requirements.lock pyproject.toml
+	$(BIN)/pip-compile -q $(LOCK) -c requirements.lock --only-build-deps --build-deps-for wheel \
+		-o deploy/build.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import flows, synthetic
+from bench.feed import Feed, Manifests, move_canary, put_canary, put_node
 from bench.lab import NODE_NAME, SERVER_PORT, Lab
-from bench.subject import Subject
-from bench.sync import until_served, write_canary, write_node
+from bench.subject import Subject, pyproxy_run
+from bench.sync import until_served
 
 _DNS = "10.96.0.53"
 _ROUNDS = 10  # even, so that the first change meanwhile is one, too
@@ -32,21 +33,21 @@ class ConntrackBench:
     def report(self) -> int:
         """Measure and print; the exit status."""
         with Lab() as lab, tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-            manifests = Path(folder)
-            write_node(manifests)
+            feed = Manifests(Path(folder))
+            put_node(feed)
             pods = list(lab.pods.values())
-            write_canary(manifests, pods[1].ipv4)
-            _write_dns(manifests, [pod.ipv4 for pod in pods])
-            subject = Subject(lab, self._mode, manifests, log)
+            put_canary(feed, pods[1].ipv4)
+            _put_dns(feed, [pod.ipv4 for pod in pods])
+            subject = Subject(lab, pyproxy_run(self._mode, *feed.flags), log)
             until_served(lab, pods[1].name, time.perf_counter(), subject)
             flows.plant(lab.node, _DNS, 53, [(pod.ipv4, SERVER_PORT) for pod in pods], self._count)
-            quiet = [_change(lab, manifests, number, subject) for number in range(_ROUNDS)]
+            quiet = [_change(lab, feed, number, subject) for number in range(_ROUNDS)]
             time.sleep(_REST_S)
             started = time.perf_counter()
-            _write_dns(manifests, [pod.ipv4 for pod in pods[1:]])
+            _put_dns(feed, [pod.ipv4 for pod in pods[1:]])
             busy: list[float] = []
             while _deleted(log) < self._count // len(pods):
-                busy.append(_change(lab, manifests, len(busy), subject))
+                busy.append(_change(lab, feed, len(busy), subject))
                 if time.perf_counter() - started > _PATIENCE_S:
                     raise TimeoutError("the stale flows are still there")
             took = time.perf_counter() - started
@@ -68,17 +69,17 @@ def _deleted(log: IO[bytes]) -> int:
     return sum(int(number) for number in re.findall(rb"conntrack reconciled deleted=(\d+)", text))
 
 
-def _change(lab: Lab, manifests: Path, number: int, subject: Subject) -> float:
+def _change(lab: Lab, feed: Feed, number: int, subject: Subject) -> float:
     """Seconds until a change of the canary is served, past the proxy's min sync period."""
     time.sleep(_REST_S)
     pod = list(lab.pods.values())[2 - number % 2]
     started = time.perf_counter()
-    write_canary(manifests, pod.ipv4)
+    move_canary(feed, pod.ipv4)
     return until_served(lab, pod.name, started, subject)
 
 
-def _write_dns(folder: Path, pods: list[str]) -> None:
+def _put_dns(feed: Feed, pods: list[str]) -> None:
     service = synthetic.service("dns", _DNS, 53)
     piece = synthetic.endpoint_slice("dns", [(pod, NODE_NAME) for pod in pods], SERVER_PORT)
     service["spec"]["ports"][0]["protocol"] = piece["ports"][0]["protocol"] = "UDP"
-    synthetic.write(folder / "dns.json", [service, piece])
+    feed.put("dns", [service, piece])

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bench.ask import Answer, ask
 from bench.lab import SERVER_PORT, Host, Lab
-from bench.subject import Subject
+from bench.subject import Subject, pyproxy_run
 from pyproxy import modes
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -122,7 +122,7 @@ def demo(names: list[str], *, as_json: bool) -> int:
 
 def _serve(mode: str) -> Iterator[Row]:
     with Lab() as lab, Lab() as twin, tempfile.TemporaryFile() as log:
-        subject = Subject(lab, mode, EXAMPLES, log)
+        subject = Subject(lab, pyproxy_run(mode, "--manifests", EXAMPLES), log)
         try:
             _wait_until_served(lab)
             for question in questions():

@@ -1,9 +1,10 @@
-"""The proxy under test: a `pyproxy run` process on the lab's node."""
+"""The proxy under test: a process on the lab's node."""
 
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,12 +22,16 @@ class Usage:
     peak_mib: float
 
 
+def pyproxy_run(mode: str, *flags: str | Path) -> list[str]:
+    """The command for a `pyproxy run` in the lab; ``flags`` say where its Services come from."""
+    command = [sys.executable, "-m", "pyproxy", "run", "--mode", mode, *map(str, flags)]
+    return [*command, "--hostname-override", NODE_NAME, "--cluster-cidr", CLUSTER_CIDRS]
+
+
 class Subject:
     """Started in a lab that outlives it. What it wrote to the kernel stays when it ends."""
 
-    def __init__(self, lab: Lab, mode: str, manifests: Path, log: IO[bytes], *flags: str) -> None:
-        command = [sys.executable, "-m", "pyproxy", "run", "--mode", mode, "--manifests", str(manifests)]
-        command += ["--hostname-override", NODE_NAME, "--cluster-cidr", CLUSTER_CIDRS, *flags]
+    def __init__(self, lab: Lab, command: Sequence[str], log: IO[bytes]) -> None:
         self._process = lab.node.namespace.start(command, stdout=log, stderr=log)
 
     def usage(self) -> Usage:

@@ -2,15 +2,17 @@
 
 Both end with the first packet that the new endpoint answers, whatever the mode: a client connects over and over to a
 canary service until the pod it waits for says its name. The load around it is N services with E endpoints that
-nobody contacts. The canary is in a file of its own, as one object of an API would change.
+nobody contacts. Of the canary one object changes: in a file of its own, or at the API server's stand-in.
 """
 
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,16 +21,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from bench import synthetic
 from bench.ask import ask
-from bench.lab import NODE_NAME, SERVER_PORT, Lab
-from bench.subject import Subject, Usage
+from bench.feed import CANARY, Manifests, ViaApi, move_canary, put_canary, put_node
+from bench.lab import Lab
+from bench.subject import Subject, pyproxy_run
 
-CANARY = ("canary", "10.96.0.10")
 _PATIENCE_S = 300.0
 _POLL_S = 0.02  # a connection attempt that nobody answers
 _REST_S = 0.15  # between changes, so that each finds the proxy at rest, past its min sync period
@@ -37,10 +40,14 @@ _REST_S = 0.15  # between changes, so that each finds the proxy at rest, past it
 @dataclass(frozen=True, slots=True)
 class SyncResult:
     mode: str
+    via: str
+    """``manifests`` or ``API``."""
     services: int
     endpoints: int
     first_sync_s: float
     first_sync_cpu_s: float
+    list_cpu_s: float | None
+    """Of listing and decoding everything, which only the API needs."""
     change_s: list[float]
     """Samples, in order."""
     resident_mib: float
@@ -56,36 +63,32 @@ class SyncResult:
 class SyncBench:
     """One mode at one size."""
 
-    def __init__(self, mode: str, services: int, endpoints: int, changes: int) -> None:
+    def __init__(self, mode: str, services: int, endpoints: int, changes: int, *, via_api: bool) -> None:
         self._mode = mode
         self._size = (services, endpoints)
         self._changes = changes
+        self._via_api = via_api
 
-    def report(self, json_file: Path | None) -> int:
-        """Measure, print a table, write ``json_file``; the exit status."""
-        console = Console()
-        if json_file is not None and not json_file.parent.is_dir():
-            console.print(f"pyproxy: there is no folder {json_file.parent}")
-            return 1
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("preparing the lab", total=self._changes + 1)
-            result = self.measure(lambda what: progress.update(task, description=what, advance=1))
-        console.print(_table(result))
-        if json_file is not None:
-            json_file.write_text(json.dumps(asdict(result), indent=1) + "\n")
-        return 0
+    @property
+    def steps(self) -> int:
+        return self._changes + 1
 
     def measure(self, step: Callable[[str], None]) -> SyncResult:
         """``step`` is told what comes next. Raises TimeoutError with the end of the proxy's log."""
-        with Lab() as lab, tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-            manifests = Path(folder)
-            synthetic.write(manifests / "load.json", synthetic.load(*self._size))
-            write_node(manifests)
+        with (
+            Lab() as lab,
+            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryFile() as log,
+            ViaApi(lab, Path(folder)) if self._via_api else Manifests(Path(folder)) as feed,
+        ):
+            feed.put("load", synthetic.load(*self._size))
+            put_node(feed)
             pods = [lab.pods["pod-2"], lab.pods["pod-3"]]
-            write_canary(manifests, pods[0].ipv4)
+            put_canary(feed, pods[0].ipv4)
+            command = pyproxy_run(self._mode, *feed.flags)
             step("first sync")
             started = time.perf_counter()
-            subject = Subject(lab, self._mode, manifests, log)
+            subject = Subject(lab, command, log)
             try:
                 first = until_served(lab, pods[0].name, started, subject)
                 _wait_until_done(log)
@@ -96,27 +99,47 @@ class SyncBench:
                     time.sleep(_REST_S)
                     pod = pods[(number + 1) % 2]
                     started = time.perf_counter()
-                    write_canary(manifests, pod.ipv4)
+                    move_canary(feed, pod.ipv4)
                     samples.append(until_served(lab, pod.name, started, subject))
                 after = subject.usage()
             except (TimeoutError, FileNotFoundError):
-                log.seek(0)
-                raise TimeoutError(f"the proxy did not get there; its log: {log.read()[-2000:].decode()}") from None
+                raise TimeoutError(f"the proxy did not get there; its log: {_text(log)[-2000:]}") from None
             subject.stop()
-        return self._result(first, samples, usage, after)
-
-    def _result(self, first: float, samples: list[float], usage: Usage, after: Usage) -> SyncResult:
+            listing = [int(float(ms)) for ms in re.findall(r"listed .*cpu_ms=([0-9.]+)", _text(log))]
         return SyncResult(
             mode=self._mode,
+            via="API" if self._via_api else "manifests",
             services=self._size[0],
             endpoints=self._size[1],
             first_sync_s=first,
             first_sync_cpu_s=usage.cpu_seconds,
+            list_cpu_s=sum(listing) / 1000 if listing else None,
             change_s=samples,
             resident_mib=after.resident_mib,
             peak_mib=after.peak_mib,
             environment=_environment(),
         )
+
+
+def report(benches: list[SyncBench], json_file: Path | None) -> int:
+    """Measure one after the other, print a table, write ``json_file``; the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if json_file is not None and not json_file.parent.is_dir():
+        console.print(f"pyproxy: there is no folder {json_file.parent}")
+        return 1
+    results = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for bench in benches:
+            task = progress.add_task("preparing the lab", total=bench.steps)
+
+            def step(what: str, task: TaskID = task) -> None:
+                progress.update(task, description=what, advance=1)
+
+            results.append(bench.measure(step))
+    console.print(_table(results))
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    return 0
 
 
 def until_served(lab: Lab, pod: str, started: float, subject: Subject) -> float:
@@ -133,22 +156,15 @@ def until_served(lab: Lab, pod: str, started: float, subject: Subject) -> float:
 def _wait_until_done(log: IO[bytes]) -> None:
     """Until the proxy says that it has synced: its children have ended, and their CPU is counted."""
     end = time.monotonic() + _PATIENCE_S
-    while b"synced" not in Path(f"/proc/self/fd/{log.fileno()}").read_bytes():
+    while "synced" not in _text(log):
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.01)
 
 
-def write_node(folder: Path) -> None:
-    addresses = [{"type": "InternalIP", "address": "172.18.0.2"}]
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME}, "status": {"addresses": addresses}}
-    synthetic.write(folder / "node.json", [node])
-
-
-def write_canary(folder: Path, pod: str) -> None:
-    name, address = CANARY
-    pieces = [synthetic.service(name, address), synthetic.endpoint_slice(name, [(pod, NODE_NAME)], SERVER_PORT)]
-    synthetic.write(folder / "zz-canary.json", pieces)
+def _text(log: IO[bytes]) -> str:
+    """All that was logged, without moving the place where the proxy writes."""
+    return Path(f"/proc/self/fd/{log.fileno()}").read_text(errors="replace")
 
 
 def _environment() -> dict[str, str]:
@@ -164,18 +180,32 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _table(result: SyncResult) -> Table:
-    title = f"sync, {result.mode} mode, {result.services:,} services x {result.endpoints} endpoints"
-    table = Table(title=title, title_justify="left")
-    for name in ("first sync", "CPU", "change p50", "p99", "max", "resident", "peak"):
+def _table(results: list[SyncResult]) -> Table:
+    table = Table(title=f"sync, objects by {results[0].via}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("mode")
+    columns = [
+        "services x endpoints",
+        "first sync",
+        "CPU",
+        "of it listing",
+        "change p50",
+        "p99",
+        "max",
+        "resident",
+        "peak",
+    ]
+    for name in columns:
         table.add_column(name, justify="right")
-    median = statistics.median(result.change_s) * 1000 if result.change_s else 0.0
-    changes = (median, result.quantile(0.99), max(result.change_s) * 1000) if result.change_s else (0.0, 0.0, 0.0)
-    table.add_row(
-        f"{result.first_sync_s:.2f} s",
-        f"{result.first_sync_cpu_s:.2f} s",
-        *(f"{value:.1f} ms" for value in changes),
-        f"{result.resident_mib:.0f} MiB",
-        f"{result.peak_mib:.0f} MiB",
-    )
+    for one in results:
+        changes = (statistics.median(one.change_s) * 1000, one.quantile(0.99), max(one.change_s) * 1000)
+        table.add_row(
+            one.mode,
+            f"{one.services:,} x {one.endpoints}",
+            f"{one.first_sync_s:.2f} s",
+            f"{one.first_sync_cpu_s:.2f} s",
+            "" if one.list_cpu_s is None else f"{one.list_cpu_s:.2f} s",
+            *(f"{value:.1f} ms" for value in changes),
+            f"{one.resident_mib:.0f} MiB",
+            f"{one.peak_mib:.0f} MiB",
+        )
     return table

@@ -6,6 +6,7 @@ The types are made by the parsers below and by nothing else: what has one of the
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from enum import Enum
@@ -57,6 +58,18 @@ def parse_prefix(text: str) -> Prefix:
 
 def family_of(address: IP | Prefix) -> Family:
     return Family.IPV6 if ":" in address else Family.IPV4
+
+
+def parse_socket(text: str) -> tuple[IP, int | None]:
+    """``IP``, ``IP:port`` or ``[IP]:port``, as Go's flags have them; None if there is no port. Raises ValueError."""
+    split = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*)):([0-9]{1,5})", text)
+    host, port = (split[1] or split[2] or "", int(split[3])) if split else (text, None)
+    try:
+        if port is not None and port > 65535:
+            raise ValueError
+        return parse_ip(host), port
+    except ValueError:
+        raise ValueError(f"{shorten(text)} is not an address such as 0.0.0.0:10256 or [::]:10256") from None
 
 
 def contains(prefix: Prefix, address: IP) -> bool:

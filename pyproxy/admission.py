@@ -196,13 +196,15 @@ def _slice_ports(ports: Iterable[SlicePort], left_out: list[_Field]) -> Iterator
 
 def _node(node: Node) -> Node:
     metadata = _metadata(node.metadata, _SUBDOMAIN, namespaced=False)
+    metadata.deletion_timestamp = node.metadata.deletion_timestamp
     spec = node.spec or objects.NodeSpec()
     cidrs = spec.pod_cidrs or ((spec.pod_cidr,) if spec.pod_cidr else ())
+    taints = tuple(taint for taint in spec.taints or () if taint.key == objects.REMOVAL_TAINT)
     addresses = [a for a in (node.status and node.status.addresses) or () if a.type == "InternalIP"]
     ips = _each("status.addresses", tuple(a.address for a in addresses), parse_ip)
     return Node(
         metadata,
-        objects.NodeSpec(pod_cidrs=_each("spec.podCIDRs", cidrs, parse_prefix)),
+        objects.NodeSpec(pod_cidrs=_each("spec.podCIDRs", cidrs, parse_prefix), taints=taints or None),
         objects.NodeStatus(tuple(objects.NodeAddress("InternalIP", ip) for ip in ips)),
     )
 
@@ -216,7 +218,7 @@ def _metadata(metadata: Metadata, pattern: re.Pattern[str], *, namespaced: bool)
         metadata.name,
         intern(metadata.namespace) if namespaced else "",
         labels or None,
-        intern(metadata.creation_timestamp) if metadata.creation_timestamp else None,
+        creation_timestamp=intern(metadata.creation_timestamp) if metadata.creation_timestamp else None,
     )
 
 

@@ -1,37 +1,43 @@
 """The command line: what a user types, turned into the objects that do it."""
 
 import argparse
-import gc
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from pathlib import Path
-from threading import Thread
+from typing import NamedTuple
 
-from pyproxy import __version__, kube_proxy, log, modes
-from pyproxy.address import Prefix, parse_prefix
-from pyproxy.conntrack import Reconciler
-from pyproxy.controller import Controller, Pace
-from pyproxy.host import DetectLocal, HostOptions
+from pyproxy import __version__, flags, kube_proxy, log, modes
+from pyproxy import configuration as configuration_file
+from pyproxy.config_file import ConfigFile
+from pyproxy.configuration import BadConfiguration, Configuration
+from pyproxy.flags import override
+from pyproxy.host import DetectLocal
 from pyproxy.manifest_source import ManifestSource, PathError
-from pyproxy.planner import Planner
-from pyproxy.store import Store
-from pyproxy.table import Mode, ModeError, RouteId, Table
+from pyproxy.proxy import NoSource, PortTaken, Proxy, Source
+from pyproxy.table import Mode, ModeError
 
 logger = logging.getLogger("pyproxy")
+
+_EXPECTED = (PathError, BadConfiguration, NoSource, PortTaken, ModeError, modes.UnknownMode, TimeoutError)
+"""What a user can do something about; the messages say what."""
 
 AUTO_ORDER = ("ebpf", "nftables", "ipvs", "iptables", "userspace")
 """Which mode ``auto`` takes: the first of these that is installed and that this kernel can run."""
 
 
-_LONGEST_S = 366 * 86400.0
+class Finding(NamedTuple):
+    """One line of `pyproxy config check`."""
+
+    line: int
+    """0 where it is about no line."""
+    field: str
+    verdict: str
+    reason: str
 
 
 class UsageError(Exception):
@@ -44,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = parsed.command
     try:
         return run(parsed)
-    except (UsageError, PathError, ModeError, modes.UnknownMode, TimeoutError) as error:
+    except (UsageError, *_EXPECTED) as error:
         print(f"pyproxy: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -62,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pyproxy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands.add_parser("run", help="serve the Services of this node", description=_run.__doc__))
+    run = commands.add_parser("run", help="serve the Services of this node", description=_run.__doc__)
+    flags.add_to(run)
+    run.set_defaults(command=_run)
+    _add_config(
+        commands.add_parser("config", help="look at a configuration file", description="KubeProxyConfiguration.")
+    )
     shown = commands.add_parser("modes", help="what this kernel can run", description=_modes.__doc__)
     shown.add_argument("--json", action="store_true", help="print JSON instead of a table")
     shown.set_defaults(command=_modes)
@@ -71,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print JSON instead of a table")
     demo.set_defaults(command=_demo)
     cleanup = commands.add_parser("cleanup", help="remove what pyproxy wrote", description=_cleanup.__doc__)
-    cleanup.add_argument("--kube-proxy", action="store_true", help="also what a departed kube-proxy left behind")
+    which = cleanup.add_mutually_exclusive_group()
+    which.add_argument("--kube-proxy", action="store_true", help="also what a departed kube-proxy left behind")
+    which.add_argument("--kube-proxy-only", action="store_true", help="only that; pyproxy may be running")
     cleanup.set_defaults(command=_cleanup)
     bench = commands.add_parser("bench", help="measure it on this machine", description="Measurements in the lab.")
     scenarios = bench.add_subparsers(required=True, metavar="SCENARIO")
@@ -84,33 +97,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(run: argparse.ArgumentParser) -> None:
-    add = run.add_argument
-    add("--manifests", type=Path, metavar="PATH", required=True, help="a file or folder of YAML or JSON, watched")
-    add("--mode", default="auto", help=f"auto, or one of: {', '.join(modes.names())} (default: auto)")
-    add("--hostname-override", metavar="NAME", help="the name of this node (default: the host name)")
-    add("--cluster-cidr", type=_prefixes, default=(), metavar="CIDR[,CIDR]", help="the addresses of pods, by family")
-    add("--detect-local-mode", type=DetectLocal, default=DetectLocal.CLUSTER_CIDR, choices=list(DetectLocal),
-        metavar="MODE", help="how pods of this node are told from the world: "
-        f"{', '.join(mode.value for mode in DetectLocal)} (default: ClusterCIDR)")  # fmt: skip
-    add("--pod-bridge-interface", type=_interface, metavar="NAME", help="for BridgeInterface")
-    add("--pod-interface-name-prefix", type=_interface, metavar="PREFIX", help="for InterfaceNamePrefix")
-    add("--nodeport-addresses", type=_node_port_addresses, metavar="CIDR[,CIDR]|primary",
-        help="where node ports answer (default: the node's InternalIP addresses)")  # fmt: skip
-    add("--masquerade-all", type=_boolean, nargs="?", const=True, default=False, metavar="true|false",
-        help="give ClusterIP traffic of pods a node address, too")  # fmt: skip
-    add("--sync-period", type=_period, default=30.0, metavar="DURATION", help="between verifications (default: 30s)")
-    add("--min-sync-period", type=_seconds, default=0.1, metavar="DURATION", help="between syncs (default: 100ms)")
-    add("--log-format", choices=("text", "json"), default="text", help="(default: text)")
-    add("-v", "--v", type=int, default=0, metavar="LEVEL", dest="verbosity", help="0, or 1 for more (default: 0)")
-    run.set_defaults(command=_run)
+def _add_config(config: argparse.ArgumentParser) -> None:
+    actions = config.add_subparsers(required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="what is wrong, ignored or impossible", description=_config_check.__doc__)
+    check.add_argument("file", type=Path, metavar="FILE", help="the config.conf of kube-proxy's ConfigMap")
+    check.add_argument("--json", action="store_true", help="print JSON instead of text")
+    check.set_defaults(command=_config_check)
 
 
 def _add_bench_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "How long the first sync takes, and one changed endpoint, until the first packet is served by it."
     sync = scenarios.add_parser("sync", help="first sync and one change", description=text)
-    sync.add_argument("--mode", default="nftables", help="(default: nftables)")
-    sync.add_argument("--services", type=_count, default=1000, metavar="N", help="(default: 1000)")
+    sync.add_argument(
+        "--via-api", action="store_true", help="objects come from a stand-in of the API server, not files"
+    )
+    sync.add_argument("--mode", help="(default: nftables; with --via-api each that runs here)")
+    sync.add_argument("--services", type=_count, metavar="N", help="(default: 1000; with --via-api 10, then 10000)")
     sync.add_argument("--endpoints", type=_count, default=2, metavar="E", help="of each service (default: 2)")
     sync.add_argument("--changes", type=_count, default=50, metavar="C", help="to measure (default: 50)")
     sync.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all samples there")
@@ -120,64 +122,53 @@ def _add_bench_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentPars
 def _run(options: argparse.Namespace) -> int:
     """Serve the Services of this node until SIGTERM or Ctrl-C. What is in the kernel then stays and keeps working;
     `pyproxy cleanup` removes it."""
-    log.set_up(options.log_format, options.verbosity)
-    gc.disable()  # until the first sync: what is made by then is kept, and each pass would look at all of it in vain
-    # So that a sync gets the interpreter at once while conntrack's flows are read in the other thread.
-    sys.setswitchinterval(0.0005)
-    mode = _choose(options.mode)
-    node_name = (options.hostname_override or socket.gethostname()).strip().lower()
-    host = HostOptions(
-        node_name=node_name,
-        detect_local=options.detect_local_mode,
-        cluster_cidrs=options.cluster_cidr,
-        bridge_interface=options.pod_bridge_interface or "",
-        interface_name_prefix=options.pod_interface_name_prefix or "",
-        node_port_addresses=options.nodeport_addresses,
-        masquerade_all=options.masquerade_all,
-    )
-    _check_detection(host)
-    reconciler = Reconciler()
+    # First, so that no change of the file is lost between its first reading and the watch.
+    file = ConfigFile(options.config, lambda text: reconfigure(text)) if options.config else None
+    configuration = _configuration(options)
+    log.set_up(configuration.log_format, configuration.verbosity)
+    for ignored in configuration.ignored:
+        logger.info("configured in vain", extra={"field": ignored.field, "reason": ignored.reason})
+    for flag in getattr(options, "in_vain", ()):
+        logger.info("configured in vain", extra={"field": flag, "reason": "pyproxy has no such flag"})
+    mode = _choose(configuration.mode)
+    _check(configuration)
+    node_name = (configuration.hostname_override or socket.gethostname()).strip().lower()
+    proxy = Proxy(configuration, node_name, mode)
+    source: Source
+    if options.manifests is not None:
+        source = ManifestSource(options.manifests, proxy.deliver)
+    else:
+        source = proxy.use_api(configuration.kubeconfig)
 
-    def after_sync(before: Table, now: Table, changed: AbstractSet[RouteId] | None) -> None:
-        if not gc.isenabled():
-            gc.freeze()
-            gc.enable()
-        if mode.tracks_connections:
-            reconciler.after_sync(before, now, changed)
+    def reconfigure(text: bytes) -> None:
+        try:
+            changed = override(configuration_file.parse(text, options.mode, str(options.config)), options)
+            _check(changed)
+            proxy.reconfigure(changed)
+        except (BadConfiguration, UsageError) as error:
+            logger.error("configuration not obeyed; the last good one stays in force", extra={"reason": error})
 
-    store = Store(node_name)
-    controller = Controller(
-        store,
-        Planner(store, host),
-        mode,
-        Pace(options.sync_period, options.min_sync_period),
-        after_sync,
-    )
-    source = ManifestSource(options.manifests, controller.deliver)
-    died = []
-
-    def give_up(what: threading.ExceptHookArgs) -> None:
-        logger.critical("thread died", exc_info=(what.exc_type, what.exc_value or what.exc_type(), what.exc_traceback))
-        died.append(what.thread)
-        controller.stop()
-
-    threading.excepthook = give_up  # a proxy that hears or cleans up no more must be started anew
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: controller.stop())
-    logger.info("starting", extra={"version": __version__, "mode": mode.name, "node": node_name})
-    Thread(target=source.run, name="manifests", daemon=True).start()
-    Thread(target=reconciler.run, name="conntrack", daemon=True).start()
-    controller.run()
-    logger.info("stopped; the kernel keeps forwarding")
-    return 1 if died else 0
+    return proxy.run(source, file)
 
 
-def _check_detection(host: HostOptions) -> None:
-    if host.detect_local is DetectLocal.BRIDGE_INTERFACE and not host.bridge_interface:
+def _configuration(options: argparse.Namespace) -> Configuration:
+    """From the file, if there is one, and from flags."""
+    from_file = configuration_file.read(options.config, options.mode) if options.config else Configuration()
+    return override(from_file, options)
+
+
+def _check(configuration: Configuration) -> None:
+    """What file and flags say together. Raises UsageError."""
+    if configuration.min_sync_period > configuration.sync_period:
+        raise UsageError(
+            f"--min-sync-period ({configuration.min_sync_period:g}s) is longer than the sync period "
+            f"({configuration.sync_period:g}s)"
+        )
+    if configuration.detect_local is DetectLocal.BRIDGE_INTERFACE and not configuration.bridge_interface:
         raise UsageError("--detect-local-mode BridgeInterface needs --pod-bridge-interface")
-    if host.detect_local is DetectLocal.INTERFACE_NAME_PREFIX and not host.interface_name_prefix:
+    if configuration.detect_local is DetectLocal.INTERFACE_NAME_PREFIX and not configuration.interface_name_prefix:
         raise UsageError("--detect-local-mode InterfaceNamePrefix needs --pod-interface-name-prefix")
-    if host.detect_local is DetectLocal.CLUSTER_CIDR and not host.cluster_cidrs:
+    if configuration.detect_local is DetectLocal.CLUSTER_CIDR and not configuration.cluster_cidrs:
         logger.warning(
             "without --cluster-cidr pods can't be told from the world: no traffic to a ClusterIP is masqueraded"
         )
@@ -200,6 +191,32 @@ def _choose(name: str) -> Mode:
     raise UsageError(f"no mode can run here ({'; '.join(reasons)})")
 
 
+def _config_check(options: argparse.Namespace) -> int:
+    """Tell what `pyproxy run --config FILE` would make of it: what is unknown or wrong (with its line), what has no
+    effect, and what this kernel can't do. Ends with 1 if it would not start."""
+    found = []
+    try:
+        configuration = configuration_file.read(options.file)
+    except BadConfiguration as error:
+        found = [Finding(one.line, one.field, "wrong", one.reason) for one in error.mistakes]
+    else:
+        found = [Finding(one.line, one.field, "ignored", one.reason) for one in configuration.ignored]
+        try:
+            _check(configuration)
+            mode = _choose(configuration.mode).name
+        except (UsageError, modes.UnknownMode) as error:
+            found.append(Finding(0, "mode", "impossible", str(error)))
+        else:
+            found.append(Finding(0, "mode", "runs", f"{mode} mode runs here"))
+    if options.json:
+        print(json.dumps([one._asdict() for one in found]))
+    else:
+        for one in found:
+            where = f"line {one.line}: " if one.line else ""
+            print(f"{where}{one.field}: {one.verdict}: {one.reason}")
+    return 1 if any(one.verdict in ("wrong", "impossible") for one in found) else 0
+
+
 def _modes(options: argparse.Namespace) -> int:
     """Tell which modes are installed, which of them this kernel can run, and what the others lack."""
     found = {name: modes.load(name).probe() for name in modes.names()}
@@ -214,8 +231,8 @@ def _modes(options: argparse.Namespace) -> int:
 
 def _cleanup(options: argparse.Namespace) -> int:
     """Remove everything that pyproxy ever wrote to this kernel, in every mode. Services stop working on this node."""
-    cleaners = [modes.load(name).cleanup for name in modes.names()]
-    if options.kube_proxy:
+    cleaners = [] if options.kube_proxy_only else [modes.load(name).cleanup for name in modes.names()]
+    if options.kube_proxy or options.kube_proxy_only:
         cleaners.append(kube_proxy.cleanup)
     removed, failed = False, False
     for clean_up in cleaners:
@@ -242,10 +259,23 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _bench_sync(options: argparse.Namespace) -> int:
     _prepare_for_the_lab()
-    _choose(options.mode)
-    from bench.sync import SyncBench
+    via_api = options.via_api
+    if options.mode:
+        runnable = [_choose(options.mode).name]
+    else:
+        runnable = [name for name in modes.names() if modes.load(name).probe() is None] if via_api else ["nftables"]
+    sizes = [options.services] if options.services else [10, 10_000] if via_api else [1000]
+    from bench.sync import SyncBench, report
 
-    return SyncBench(options.mode, options.services, options.endpoints, options.changes).report(options.json)
+    benches = [
+        SyncBench(mode, size, options.endpoints, options.changes, via_api=via_api)
+        for mode in runnable
+        for size in sizes
+    ]
+    try:
+        return report(benches, options.json)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
 
 
 def _bench_conntrack(options: argparse.Namespace) -> int:
@@ -258,7 +288,9 @@ def _bench_conntrack(options: argparse.Namespace) -> int:
 
 def _prepare_for_the_lab() -> None:
     """Check what a lab takes, and make SIGTERM clean up as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.default_int_handler)
+    sys.unraisablehook = _interrupt_again
     if os.geteuid() != 0:
         raise UsageError("network namespaces take root; run it with sudo")
     try:
@@ -267,51 +299,15 @@ def _prepare_for_the_lab() -> None:
         raise UsageError("the lab is not installed; install pyproxy[bench]") from None
 
 
+def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Python drops an interrupt that comes in the midst of a finalizer: let it come once more, after it."""
+    if lost.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
-
-
-def _prefixes(text: str) -> tuple[Prefix, ...]:
-    try:
-        return tuple(parse_prefix(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _node_port_addresses(text: str) -> tuple[Prefix, ...]:
-    return () if text == "primary" else _prefixes(text)
-
-
-def _boolean(text: str) -> bool:
-    """As Go's flags read it, for command lines that were kube-proxy's."""
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text == "true"
-
-
-def _interface(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a network interface")
-    return text
-
-
-def _period(text: str) -> float:
-    if (seconds := _seconds(text)) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} would be all the time")
-    return seconds
-
-
-def _seconds(text: str) -> float:
-    """A Go duration such as 1m30s or 250ms."""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    if text == "0":
-        return 0.0
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s or 1m30s")
-    seconds = sum(float(number) * units[unit] for number, unit in parts)
-    if seconds > _LONGEST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than a year")
-    return seconds

@@ -13,14 +13,14 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import NamedTuple
 
 from pyproxy.address import IP, contains
-from pyproxy.table import Family, Prefix, Route, RouteId, Scope, Table, Transport
+from pyproxy.observer import Observer, Sync
+from pyproxy.table import Family, Prefix, Route, Scope, Table, Transport
 
 log = logging.getLogger("pyproxy.conntrack")
 
@@ -130,16 +130,19 @@ def _unpacked(address: bytes) -> IP:
     return IP(socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address))
 
 
-class Reconciler:
+class Reconciler(Observer):
     """Keeps conntrack in line with the newest table."""
 
-    def __init__(self) -> None:
+    def __init__(self, reconciled: Callable[[int, float], None]) -> None:
+        """``reconciled`` is told how many flows were removed, and how many seconds that took."""
+        self._reconciled = reconciled
         self._wake = Condition()
         self._table: Table | None = None
         self._lost: list[Route] = []  # routes as they were before they changed or went
 
-    def after_sync(self, before: Table, now: Table, changed: AbstractSet[RouteId] | None) -> None:
-        """Take note of a sync; asks for work if it touched a UDP route. The first one always does, for a restart."""
+    def synced(self, sync: Sync) -> None:
+        """Asks for work if the sync touched a UDP route. The first one always does, for a restart."""
+        before, now, changed = sync.before, sync.now, sync.changed
         ids = before.routes.keys() | now.routes.keys() if changed is None else changed
         lost = [before.routes[id] for id in ids if id in before.routes]
         lost = [route for route in lost if route.transport is Transport.UDP]
@@ -166,8 +169,9 @@ class Reconciler:
                 with self._wake:  # what was lost is told nowhere else
                     self._table, self._lost = self._table or table, lost + self._lost
                 continue
-            took = round((time.monotonic() - started) * 1000, 1)
-            log.info("conntrack reconciled", extra={"deleted": deleted, "ms": took})
+            took = time.monotonic() - started
+            log.info("conntrack reconciled", extra={"deleted": deleted, "ms": round(took * 1000, 1)})
+            self._reconciled(deleted, took)
 
 
 def reconcile(table: Table, lost: list[Route]) -> int:

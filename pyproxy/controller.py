@@ -3,12 +3,14 @@
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from pyproxy.host import HostOptions
 from pyproxy.objects import Event, Key
+from pyproxy.observer import Observer, Sync
 from pyproxy.planner import Planner
 from pyproxy.problem import Problem
 from pyproxy.store import Store
@@ -32,23 +34,36 @@ class Pace:
     """After a failed sync; doubled with each further one, give or take half."""
 
 
-Observer = Callable[[Table, Table, AbstractSet[RouteId] | None], None]
-"""Called after each sync with the table before, the one now in the kernel, and which routes differ (None: all may).
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may change while it runs."""
 
-Must return at once.
-"""
+    host: HostOptions
+    pace: Pace
 
 
 class Controller:
     """Owns store, planner and mode; only `run`'s thread touches them."""
 
-    def __init__(self, store: Store, planner: Planner, mode: Mode, pace: Pace, on_sync: Observer) -> None:
+    def __init__(
+        self,
+        store: Store,
+        planner: Planner,
+        mode: Mode,
+        pace: Pace,
+        observers: tuple[Observer, ...],
+        report: Callable[[Problem], None],
+    ) -> None:
+        """``report`` is told of each new problem of an object."""
         self._store = store
         self._planner = planner
         self._mode = mode
         self._pace = pace
-        self._on_sync = on_sync
-        self._inbox: SimpleQueue[list[Event] | None] = SimpleQueue()
+        self._observers = observers
+        self._report = report
+        self._inbox: SimpleQueue[list[Event] | Settings | None] = SimpleQueue()
+        self._arrivals: deque[float] = deque()  # when each message of the inbox came
+        self._oldest: float | None = None  # when the oldest change came that was taken in and is not in the kernel
         self._stopped = False
         self._has_everything = False  # at least one delivery came: a source's first one is complete
         self._written = Table({}, Host())
@@ -57,10 +72,31 @@ class Controller:
         self._next_sync = 0.0
         self._next_verify = float("inf")
         self._reported: Mapping[Key, tuple[Problem, ...]] = {}
+        self._orphaned: frozenset[Key] = frozenset()  # at the last verification, and those of them that were told
+        self._told: frozenset[Key] = frozenset()
 
     def deliver(self, events: list[Event]) -> None:
         """From any thread: one consistent batch. The first one makes the state complete."""
-        self._inbox.put(events)
+        self._put(events)
+
+    def change(self, settings: Settings) -> None:
+        """From any thread: go on with other settings."""
+        self._put(settings)
+
+    @property
+    def pending_since(self) -> float | None:
+        """From any thread: since when, by time.monotonic(), the oldest change waits to reach the kernel."""
+        oldest = self._oldest
+        if oldest is not None:
+            return oldest
+        try:
+            return self._arrivals[0]
+        except IndexError:
+            return None
+
+    def _put(self, message: list[Event] | Settings) -> None:
+        self._arrivals.append(time.monotonic())
+        self._inbox.put(message)
 
     def stop(self) -> None:
         """From a signal handler or any thread: end `run`, leaving the kernel as it is."""
@@ -87,13 +123,29 @@ class Controller:
         due = min(self._next_sync if self._has_work else float("inf"), self._next_verify)
         wait = None if not self._has_everything or due == float("inf") else max(0.0, due - time.monotonic())
         try:
-            events = self._inbox.get(timeout=wait)
-            while events is not None:
-                self._store.apply(events)
-                self._has_everything = True
-                events = self._inbox.get_nowait()
+            message = self._inbox.get(timeout=wait)
+            while message is not None:
+                self._obey(message)
+                message = self._inbox.get_nowait()
         except Empty:
             pass
+
+    def _obey(self, message: list[Event] | Settings) -> None:
+        if isinstance(message, Settings):
+            self._planner.options, self._pace = message.host, message.pace
+            if self._next_verify != float("inf"):
+                self._next_verify = min(self._next_verify, time.monotonic() + message.pace.sync_period)
+            self._store.touch()
+        else:
+            self._store.apply(message)
+            self._has_everything = True
+            for observer in self._observers:
+                observer.took_in(message)
+        if self._has_everything and self._oldest is None:
+            self._oldest = self._arrivals[0]
+        self._arrivals.popleft()
+        if not self._has_work:
+            self._announce(Sync(self._written, self._written, frozenset(), 0.0))
 
     def _sync(self) -> None:
         started = time.monotonic()
@@ -101,15 +153,18 @@ class Controller:
         self._report_problems()
         self._pending = None if changed is None or self._pending is None else self._pending | changed
         if self._pending is not None and not self._pending:
+            self._announce(Sync(table, table, frozenset(), time.monotonic() - started))
             return
         try:
             self._mode.sync(table, self._pending)
         except ModeError as error:
             self._failures += 1
-            wait = min(_LONGEST_RETRY_S, self._pace.first_retry * 2 ** (self._failures - 1))
+            wait = min(_LONGEST_RETRY_S, self._pace.first_retry * 2 ** min(self._failures - 1, 10))
             wait *= random.uniform(0.5, 1.5)  # noqa: S311
             log.error("sync failed", extra={"reason": error, "tries": self._failures, "retry_in_s": round(wait, 1)})
             self._pending = None  # whatever the kernel holds now, all of it will be as it must
+            for observer in self._observers:
+                observer.failed(error)
             self._next_sync = time.monotonic() + wait
             return
         now = time.monotonic()
@@ -121,16 +176,22 @@ class Controller:
         self._failures = 0
         self._next_sync = started + self._pace.min_sync_period
         before, self._written = self._written, table
-        self._on_sync(before, table, changed)
+        self._announce(Sync(before, table, changed, now - started))
+
+    def _announce(self, sync: Sync) -> None:
+        self._oldest = None
+        for observer in self._observers:
+            observer.synced(sync)
 
     def _verify(self) -> None:
+        self._report_orphans()
         started = time.monotonic()
         try:
             drift = self._mode.verify()
         except ModeError as error:
             log.error("could not verify", extra={"reason": error})
             drift = []
-            self._pending = None
+            self._repair()
         took = time.monotonic() - started
         self._next_verify = time.monotonic() + max(self._pace.sync_period, took / _SHARE_OF_VERIFYING)
         log.debug("verified", extra={"drift": len(drift), "ms": _milliseconds(took)})
@@ -138,7 +199,21 @@ class Controller:
             log.warning("drift", extra={"route": found.route or "-", "what": found.what})
         if drift:
             log.warning("the kernel differs from the table; repairing", extra={"drift": len(drift)})
-            self._pending = None
+            self._repair()
+        for observer in self._observers:
+            observer.verified()
+
+    def _repair(self) -> None:
+        """Write everything anew; until then it counts as a change that waits."""
+        self._pending = None
+        self._oldest = self._oldest or time.monotonic()
+
+    def _report_orphans(self) -> None:
+        """Slices come before their service and go after it, but not for as long as lies between two verifications."""
+        lasting = self._planner.orphaned & self._orphaned
+        for key in sorted(lasting - self._told)[:_MOST_LOGGED]:
+            log.warning("there are endpoint slices, but no such service", extra={"service": key})
+        self._orphaned, self._told = frozenset(self._planner.orphaned), frozenset(lasting)
 
     def _report_problems(self) -> None:
         """Say what is new, once."""
@@ -148,7 +223,7 @@ class Controller:
         for key, problems in now.items():
             for problem in problems:
                 if problem not in self._reported.get(key, ()):
-                    log.warning("not obeyed", extra={"object": f"{problem.kind} {problem.key}", "reason": problem})
+                    self._report(problem)
         self._reported = now
 
 

@@ -30,7 +30,8 @@ def set_up(form: str, verbosity: int) -> None:
     """Log to standard error, ``form`` being ``text`` or ``json``; kube-proxy's -v, of which 0 and 1 differ here."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
-    logging.basicConfig(handlers=[handler], level=_LEVELS.get(verbosity, logging.DEBUG), force=True)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)  # of libraries only what matters
+    logging.getLogger("pyproxy").setLevel(_LEVELS.get(verbosity, logging.DEBUG))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -10,28 +10,18 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import yaml
 
 from pyproxy.address import shorten
 from pyproxy.admission import Refused, admit, printable_key
 from pyproxy.objects import KINDS, Delete, EndpointSlice, Key, Object, Service
 from pyproxy.problem import Problem
+from pyproxy.yaml_text import Broken as Broken
+from pyproxy.yaml_text import compose, documents, follow
 
 T = TypeVar("T")
 
-_LONGEST_REASON = 300
 _MOST_LOCATED = 20  # mishaps of one text whose lines are looked for
-_DEEPEST = 100  # a Service is five deep
-_MOST_MERGED = 1000  # fields of one mapping
-_MAY_BE_DEEP = re.compile(rb"[ \-?:]{200}")
-
-
-class Broken(Exception):
-    """A text that can't be read as a whole."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        text = " ".join(reason.split())
-        super().__init__(f"line {line}: {text if text.isprintable() else ascii(text)}"[:_LONGEST_REASON])
+_STEPS = re.compile(r"([^.\[\]]+)|\[([^\]]*)\]")
 
 
 class Mishap(NamedTuple):
@@ -91,21 +81,6 @@ class _Item(NamedTuple):
 class _JsonEnvelope(_Header):
     items: list[msgspec.Raw] | None = None
 
-
-class _Loader(yaml.CSafeLoader):
-    """YAML as Kubernetes reads it: timestamps are text."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys (<<), as long as merges of merges do not make a small text endless."""
-        super().flatten_mapping(node)
-        if len(node.value) > _MOST_MERGED:
-            raise yaml.constructor.ConstructorError(None, None, "too much is merged here", node.start_mark)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
 
 _VERSION_OF = {kind: version for version, kind in KINDS}
 _LIST_ITEMS = {f"{kind}List": kind for kind in _VERSION_OF}
@@ -181,7 +156,7 @@ def _json_items(text: bytes) -> Iterator[_Item]:
 
 
 def _yaml_items(text: bytes, positions: "_Positions") -> Iterator[_Item]:
-    for number, document in enumerate(_documents(text)):
+    for number, document in enumerate(documents(text)):
         if document is None:
             continue
         position = None
@@ -195,34 +170,6 @@ def _yaml_items(text: bytes, positions: "_Positions") -> Iterator[_Item]:
         except msgspec.ValidationError as error:
             line = positions.line_of(_Item(_Header(), None, number, position), "")
             raise Broken(line, f"this is no Kubernetes object: {error}") from None
-
-
-def _documents(text: bytes) -> list[Any]:
-    """Raises Broken."""
-    try:
-        if text.count(b"[") + text.count(b"{") > _DEEPEST or _MAY_BE_DEEP.search(text):
-            _check_depth(text)
-        return list(yaml.load_all(text, _Loader))
-    except Broken:
-        raise
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise Broken(mark.line + 1 if mark else 1, error.problem or str(error)) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count(b"\n", 0, error.position) + 1
-        raise Broken(line, f"{error.reason} (character {error.character!r})") from None
-    except Exception as error:  # a tag such as !!timestamp fails in any way it likes if its value does not fit
-        raise Broken(1, f"a value can't be read: {error}") from None
-
-
-def _check_depth(text: bytes) -> None:
-    """The parser's events come one by one; its trees by recursion in C, which ends the process when they are deep."""
-    depth = 0
-    for event in yaml.parse(text, _Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            raise Broken(line, f"nested more than {_DEEPEST} deep")
 
 
 def _header_in(outer: _Header, header: _Header) -> _Header:
@@ -242,37 +189,19 @@ class _Positions:
         if isinstance(item.content, msgspec.Raw) and item.position is not None:
             raw = bytes(item.content)
             first = self._text.count(b"\n", 0, max(0, self._text.find(raw))) + 1
-            return first + _line_in(_compose(raw), 0, field)
+            return first + _line_in(compose(raw), 0, field)
         path = field if item.position is None else f"items[{item.position}].{field}"
         return 1 + _line_in(self._nodes, item.document, path)
 
     @cached_property
     def _nodes(self) -> list[Any]:
-        return _compose(self._text)
-
-
-def _compose(text: bytes) -> list[Any]:
-    """The documents of ``text`` with positions; none for JSON that is no YAML, with tabs for instance."""
-    try:
-        return list(yaml.compose_all(text, _Loader))
-    except (yaml.YAMLError, RecursionError):
-        return []
+        return compose(self._text)
 
 
 def _line_in(nodes: list[Any], document: int, path: str) -> int:
-    """From 0."""
-    return int(_descend(nodes[document], path).start_mark.line) if document < len(nodes) else 0
-
-
-def _descend(node: Any, path: str) -> Any:
-    for name, index in re.findall(r"([^.\[\]]+)|\[([^\]]*)\]", path):
-        if isinstance(node, yaml.SequenceNode) and index.isdigit() and int(index) < len(node.value):
-            node = node.value[int(index)]
-        elif isinstance(node, yaml.MappingNode):
-            inner = next((value for key, value in node.value if key.value == (name or index)), None)
-            if inner is None:
-                return node
-            node = inner
-        else:
-            return node
-    return node
+    """From 0, of the value at ``path``, which is spelled as msgspec does: ``spec.ports[0].port``."""
+    if document >= len(nodes):
+        return 0
+    root = nodes[document]
+    *_, (_, nearest) = (root, root), *follow(root, (name or index for name, index in _STEPS.findall(path)))
+    return int(nearest.start_mark.line)

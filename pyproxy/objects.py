@@ -12,6 +12,8 @@ PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
+REMOVAL_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 
 class Key(NamedTuple):
@@ -36,6 +38,9 @@ class Metadata(_Wire):
     name: str
     namespace: str = ""
     labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
     creation_timestamp: str | None = None  # RFC 3339 in UTC, so that text order is time order
 
 
@@ -139,9 +144,14 @@ class NodeAddress(_Wire):
     address: str
 
 
+class Taint(_Wire):
+    key: str
+
+
 class NodeSpec(_Wire):
     pod_cidr: str = msgspec.field(name="podCIDR", default="")
     pod_cidrs: tuple[str, ...] | None = msgspec.field(name="podCIDRs", default=None)
+    taints: tuple[Taint, ...] | None = None
 
 
 class NodeStatus(_Wire):
@@ -157,10 +167,18 @@ class Node(_Wire):
     def key(self) -> Key:
         return Key("", self.metadata.name)
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether load balancers should send no new traffic here (KEP-3836)."""
+        taints = (self.spec and self.spec.taints) or ()
+        return self.metadata.deletion_timestamp is not None or any(taint.key == REMOVAL_TAINT for taint in taints)
+
 
 Object = Service | EndpointSlice | Node
 
-KINDS: dict[tuple[str, str], type[Service] | type[EndpointSlice] | type[Node]] = {
+Kind = type[Service] | type[EndpointSlice] | type[Node]
+
+KINDS: dict[tuple[str, str], Kind] = {
     ("v1", "Service"): Service,
     ("discovery.k8s.io/v1", "EndpointSlice"): EndpointSlice,
     ("v1", "Node"): Node,
@@ -172,12 +190,14 @@ class Upsert(NamedTuple):
     """A source saw this object, new or changed."""
 
     object: Object
+    triggered: float | None = None
+    """When the change of endpoints that led to it happened, in seconds since the epoch, if it is known."""
 
 
 class Delete(NamedTuple):
     """A source saw that this object is gone."""
 
-    kind: type[Service] | type[EndpointSlice] | type[Node]
+    kind: Kind
     key: Key
 
 

@@ -54,6 +54,7 @@ def _route(
     # Endpoints elsewhere but none here: not refused, so that a load balancer's probe fails and it goes elsewhere.
     local = Pool(local.backends, OnEmpty.DROP if cluster.backends else OnEmpty.REJECT)
     external_local = spec.external_traffic_policy == "Local"
+    has_health_check = external_local and spec.type == "LoadBalancer" and spec.health_check_node_port > 0
     return Route(
         id=RouteId(service.metadata.namespace, service.metadata.name, port.name, family),
         transport=Transport(port.protocol.lower()),
@@ -65,9 +66,8 @@ def _route(
         masquerade_external=not external_local,
         affinity_seconds=_affinity(service),
         allowed_sources=_allowed_sources(service, family),
-        health_check_port=(spec.health_check_node_port or None)
-        if external_local and spec.type == "LoadBalancer"
-        else None,
+        health_check_port=spec.health_check_node_port if has_health_check else None,
+        ready_local=_ready_local(endpoints, site) if has_health_check else (),
     )
 
 
@@ -161,6 +161,13 @@ def _pools(endpoints: _Endpoints, site: Site) -> tuple[Pool, Pool]:
     ]
     backends = {key: Backend(*key, endpoints[key].node_name == site.node_name) for key in {*cluster, *local}}
     return Pool(tuple(backends[key] for key in cluster)), Pool(tuple(backends[key] for key in local))
+
+
+def _ready_local(endpoints: _Endpoints, site: Site) -> tuple[IP, ...]:
+    """By address, terminating ones left out, so that a load balancer turns away while they finish."""
+    return tuple(
+        sorted({ip for (ip, _), one in endpoints.items() if one.node_name == site.node_name and _is_ready(one)})
+    )
 
 
 def _available(ready: list[tuple[IP, int]], endpoints: _Endpoints, site: Site) -> list[tuple[IP, int]]:

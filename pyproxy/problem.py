@@ -12,6 +12,8 @@ class Problem(NamedTuple):
     key: Key
     field: str
     reason: str
+    code: str = "NotObeyed"
+    """One word for the reason of an Event of the API: NotObeyed, NotSupported or Conflict."""
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""

@@ -55,6 +55,10 @@ class Store:
             dirty.update(self.services)
         return dirty
 
+    def touch(self) -> None:
+        """Everything has to be looked at again."""
+        self._node_is_dirty = True
+
     @property
     def is_dirty(self) -> bool:
         return bool(self._dirty) or self._node_is_dirty

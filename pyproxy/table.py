@@ -114,6 +114,9 @@ class Route:
     allowed_sources: tuple[Prefix, ...] | None
     """Who may use the LOAD_BALANCER frontends; None is everyone, the empty tuple no one."""
     health_check_port: int | None
+    """Where a load balancer asks whether this node has endpoints; a node port of its own."""
+    ready_local: tuple[IP, ...] = ()
+    """What it is told: the ready endpoints on this node. Empty without a health_check_port."""
 
     @property
     def pools(self) -> tuple[Pool, Pool, Pool]:
@@ -160,6 +163,9 @@ class Mode(Protocol):
 
     def probe(self) -> str | None:
         """None if this kernel can run the mode, else one sentence that says what is missing."""
+
+    def objection(self, route: Route) -> str | None:
+        """None if this kernel can serve ``route`` in this mode, else one sentence that says what is missing."""
 
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
         """Make the kernel equal to ``table``; None means everything. All of it or, with ModeError, nothing."""

@@ -2,4 +2,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--mode", default="nftables", help="the mode of pyproxy to prove (default: nftables)")
+    parser.addoption("--mode", default="nftables", help="the mode of the proxy to prove (default: nftables)")
+    parser.addoption(
+        "--proxy-command",
+        metavar="COMMAND",
+        help="prove another proxy than this pyproxy: its command line, with {config}, {kubeconfig}, {node}, {mode}",
+    )

@@ -9,8 +9,10 @@ from modes.nftables.family import DIALECTS
 from modes.nftables.family_table import FamilyTable
 from modes.nftables.netlink import Heard
 from modes.nftables.ruleset import TABLE
-from pyproxy.table import Drift, Family, Host, ModeError, RouteId, Table
+from pyproxy.table import Drift, Family, Host, ModeError, Route, RouteId, Table, Transport
 
+_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+_SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 _PLAIN_SETS = (*ruleset.SHARED_SETS, "allowed-sources", *ruleset.HOST_SETS)
 
 
@@ -36,6 +38,13 @@ class NftablesMode:
             if "Operation not permitted" in str(error):
                 return "it takes the capability CAP_NET_ADMIN (run as root)"
             return f"this kernel does not take the ruleset ({error})"
+        return None
+
+    def objection(self, route: Route) -> str | None:
+        if route.id.family not in self._tables:
+            return f"this kernel has no {route.id.family.value}"
+        if route.transport is Transport.SCTP and _CONNTRACK.exists() and not _SCTP_CONNTRACK.exists():
+            return "this kernel's conntrack does not know SCTP"
         return None
 
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:

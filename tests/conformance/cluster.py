@@ -1,18 +1,21 @@
-"""The lab with a proxy on its node, and what a test does with them."""
+"""The lab with an API server and a proxy on its node, and what a test does with them."""
 
 import itertools
 import json
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
 
+from bench.api_server import ApiServer
 from bench.ask import Answer, ask
-from bench.lab import Host, Lab
+from bench.lab import CLUSTER_CIDRS, NODE_NAME, Host, Lab
 from bench.subject import Subject
 from tests.conformance import manifests
 from tests.conformance.manifests import Object
@@ -20,38 +23,92 @@ from tests.conformance.manifests import Object
 DROPPED_AFTER_S = 0.4
 _PATIENCE_S = 10.0
 _SENTINEL = 254
+TOKEN = "conformance"
+_MODES = ("iptables", "ipvs", "nftables")  # those that have a section in the configuration
+
+Identity = tuple[str, str, str]
+"""Kind, namespace and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The proxy that is to be proved, and its mode."""
+
+    mode: str
+    command: tuple[str, ...] = (
+        *(sys.executable, "-m", "pyproxy", "run"),
+        *("--config", "{config}", "--hostname-override", "{node}"),
+    )
+    """Of one process; ``{config}``, ``{kubeconfig}``, ``{node}`` and ``{mode}`` stand for what they name."""
+
+    def filled(self, **values: str | Path) -> list[str]:
+        words = list(self.command)
+        for name, value in values.items():
+            words = [word.replace(f"{{{name}}}", str(value)) for word in words]
+        return words
 
 
 class Cluster:
-    """One lab, one folder of manifests, one proxy that can be killed and started again."""
+    """One lab, one API server, one proxy that can be killed and started again."""
 
-    def __init__(self, mode: str, *flags: str) -> None:
+    def __init__(self, candidate: Candidate, **options: Any) -> None:
+        """``options`` are fields of KubeProxyConfiguration; those of a mode's section are put into each."""
         self.lab = Lab()
-        self._mode = mode
-        self._flags = flags
+        self._candidate = candidate
+        self._options = options
         self._turns = itertools.count()
+        self._held: dict[str, dict[Identity, Object]] = {}
 
     def __enter__(self) -> Self:
         self._scratch = tempfile.TemporaryDirectory()
-        self.folder = Path(self._scratch.name, "manifests")
-        self.folder.mkdir()
-        self._log = Path(self._scratch.name, "log").open("w+b")
+        self.folder = Path(self._scratch.name)
+        self._log = (self.folder / "log").open("w+b")
         self.lab.__enter__()
         try:
+            self.api = ApiServer(self.folder, self.lab.node.namespace, tokens=[TOKEN], bookmark_every=5)
+            self.api.start()
+            self.token_file = self.folder / "token"
+            self.token_file.write_text(TOKEN)
+            self.kubeconfig = self.api.kubeconfig(self.folder / "kubeconfig", token_file=self.token_file)
+            self.config = self.folder / "config.conf"
+            self.configure(**self._options)
+            self.write_objects("node", manifests.node())
             self.start()
-            self.apply("node", manifests.node())
+            self.settle()
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.lab.__exit__(kind, error, at)
+        self.lab.__exit__(kind, error, at)  # with all processes in it
         self._log.close()
         self._scratch.cleanup()
 
+    def configure(self, **options: Any) -> None:
+        """Write the configuration file anew."""
+        section = {
+            name: options.pop(name) for name in ("syncPeriod", "minSyncPeriod", "masqueradeAll") if name in options
+        }
+        configuration = {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": self._candidate.mode,
+            "clientConnection": {"kubeconfig": str(self.kubeconfig)},
+            "clusterCIDR": CLUSTER_CIDRS,
+            "logging": {"verbosity": 1},
+            # kube-proxy reads masqueradeAll of ipvs mode from the section of iptables.
+            **{name: {k: v for k, v in section.items() if (name, k) != ("ipvs", "masqueradeAll")} for name in _MODES},
+            **options,
+        }
+        staging = self.config.with_suffix(".new")
+        staging.write_text(json.dumps(configuration, indent=1))
+        staging.rename(self.config)
+
     def start(self) -> None:
-        self.proxy = Subject(self.lab, self._mode, self.folder, self._log, *self._flags)
+        places = {"config": self.config, "kubeconfig": self.kubeconfig}
+        command = self._candidate.filled(**places, node=NODE_NAME, mode=self._candidate.mode)
+        self.proxy = Subject(self.lab, ["env", "PYTHONFAULTHANDLER=1", *command], self._log)
 
     def log(self) -> str:
         """All that the proxy has logged."""
@@ -64,26 +121,42 @@ class Cluster:
         self.settle()
 
     def write_objects(self, name: str, *objects: Object) -> None:
-        self.write(f"{name}.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+        """The same without waiting."""
+        before, now = self._held.get(name, {}), {_identity(thing): thing for thing in objects}
+        self._held[name] = now
+        self.api.apply(objects, sorted(before.keys() - now.keys()))
+
+    def remove_objects(self, name: str) -> None:
+        self.write_objects(name)
 
     def delete(self, name: str) -> None:
-        (self.folder / f"{name}.json").unlink()
+        """As `remove_objects`, and nothing of them is in the kernel any more when this returns."""
+        self.remove_objects(name)
         self.settle()
 
-    def write(self, file: str, text: str) -> None:
-        staging = self.folder / f".{file}.new"
-        staging.write_text(text)
-        staging.rename(self.folder / file)
+    def settle(self, patience: float = _PATIENCE_S) -> None:
+        """Wait until everything written so far is served.
 
-    def settle(self) -> None:
-        """Wait until everything written so far is served: changes reach the kernel in the order of their files."""
-        pod = f"pod-{next(self._turns) % 3 + 1}"
-        self.write_objects("zz", manifests.service(_SENTINEL, exposed=False), *manifests.slices(_SENTINEL, [pod]))
-        address, port = manifests.target(_SENTINEL, "ClusterIP", "IPv4", "TCP")
+        Services and EndpointSlices come on ways of their own, each in order: so both must bring something new.
+        """
+        turn = next(self._turns)
+        pod, port = f"pod-{turn % 3 + 1}", 1000 + turn % 50_000
+        ports = [{"name": "tcp", "protocol": "TCP", "port": port}]
+        sentinel = manifests.service(_SENTINEL, exposed=False, ports=ports)
+        self.write_objects("sentinel", sentinel, *manifests.slices(_SENTINEL, [pod]))
+        address = manifests.addresses(_SENTINEL)["ClusterIP"]["IPv4"]
         client = self.lab.pods["pod-2"]
         until(
-            lambda: _pod_of(client, address, port) == pod, lambda: f"never served; the log ends: {self.log()[-3000:]}"
+            lambda: _pod_of(client, address, port) == pod,
+            lambda: f"never served; the log ends: {self._last_words()[-6000:]}",
+            patience,
         )
+
+    def _last_words(self) -> str:
+        """The log, at its end where each thread of the proxy stands, if it is a Python that has faulthandler on."""
+        if self.proxy.is_alive:
+            self.proxy.stop(signal.SIGABRT)
+        return self.log()
 
     def host(self, who: str) -> Host:
         """``node``, ``client`` (outside) or a pod."""
@@ -143,13 +216,18 @@ class Load:
                 self.failures.append(repr(error))
 
 
-def until(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
-    """Wait for ``condition``. Raises AssertionError after ten seconds."""
-    end = time.monotonic() + _PATIENCE_S
+def until(condition: Callable[[], bool], complaint: Callable[[], str], patience: float = _PATIENCE_S) -> None:
+    """Wait for ``condition``. Raises AssertionError after ``patience`` seconds."""
+    end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(complaint())
         time.sleep(0.002)
+
+
+def _identity(thing: Object) -> Identity:
+    metadata = thing["metadata"]
+    return thing["kind"], metadata.get("namespace", ""), metadata.get("name", "")
 
 
 def _pod_of(client: Host, address: str, port: int) -> str | None:

@@ -121,6 +121,7 @@ def test_a_udp_flow_older_than_its_service_is_picked_up(cluster: Cluster, number
     cluster.delete("flows")
 
 
+@pytest.mark.own
 def test_the_older_of_two_services_keeps_a_node_port_and_an_address(cluster: Cluster, number: int) -> None:
     older, younger = service(number, name="older"), service(number, name="a-younger")
     older["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"

@@ -5,6 +5,8 @@ import pytest
 from tests.conformance.cluster import Cluster, until
 from tests.conformance.manifests import addresses, service, slices
 
+pytestmark = pytest.mark.own
+
 # What a stranger may do, by mode; {address} is the ClusterIP of a service with one endpoint.
 DAMAGE = {
     "nftables": {

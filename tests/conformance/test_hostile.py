@@ -1,5 +1,6 @@
 """Objects that make no sense, or mean harm: refused with a message that names them, and nothing else is touched."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 
 from tests.conformance.cluster import Cluster, until
 from tests.conformance.manifests import Object, service, slices, target
+
+pytestmark = pytest.mark.own  # a real API server refuses most of these
 
 NASTY = ['a"b', "a'b", "a\nb", "a; flush ruleset", "a } ; flush ruleset", "$(reboot)", "../..", "ä", "", "x" * 10_000]
 
@@ -63,7 +66,7 @@ def test_a_service_that_makes_no_sense_is_refused_and_named(cluster: Cluster, nu
     said = len(cluster.log())
     cluster.apply("hostile", bad, good, *slices(number, ["pod-2"]), *slices(number, ["pod-3"], name="hostile"))
     new = cluster.log()[said:]
-    complaints = [line for line in new.splitlines() if "manifest not obeyed" in line and field in line]
+    complaints = [line for line in new.splitlines() if "not obeyed" in line and field in line]
     assert complaints, new
     assert len(complaints[0]) < 1000
     assert all(line[:4].isdigit() for line in new.splitlines())  # nothing of it begins a line of its own
@@ -99,18 +102,11 @@ def test_the_last_good_version_of_a_spoiled_service_stays(cluster: Cluster, numb
     cluster.delete("spoiled")
 
 
-def test_a_broken_file_is_named_with_its_line_and_keeps_its_objects(cluster: Cluster, number: int) -> None:
-    cluster.apply("broken", service(number), *slices(number, ["pod-2"]))
-    cluster.write("broken.json", '{"kind": "List",\n "items": [\n  {"kind": oops}\n]}')
-    until(lambda: "broken.json" in cluster.log(), lambda: "no word of it")
-    assert "line 3" in next(line for line in cluster.log().splitlines() if "broken.json" in line)
-    cluster.settle()
-    assert cluster.ask("client", number, "NodePort", "IPv4").pod == "pod-2"
-    cluster.delete("broken")
-
-
 def test_a_slice_for_no_service_is_named(cluster: Cluster, number: int) -> None:
     cluster.apply("orphan", *slices(number, ["pod-2"], name="nobody"))
-    assert "there is no service conformance/nobody" in cluster.log()
+    complaint = "no such service service=conformance/nobody"
+    until(lambda: complaint in cluster.log(), lambda: "not told")  # not at once: it might be on its way
+    time.sleep(1.5)
+    assert cluster.log().count(complaint) == 1
     assert cluster.outcome("pod-1", *target(number, "ClusterIP", "IPv4", "TCP")) == "dropped"
     cluster.delete("orphan")

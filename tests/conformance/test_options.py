@@ -1,35 +1,41 @@
-"""What the flags of the node change: who counts as a pod, whose source is kept, where node ports answer."""
+"""What the configuration changes: who counts as a pod, whose source is kept, where node ports answer."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.conformance.cluster import Cluster
+from tests.conformance.cluster import Candidate, Cluster, until
 from tests.conformance.manifests import FAMILIES, PORTS, service, slices
 
 NODE = {"IPv4": "172.18.0.2", "IPv6": "fd00:172:18::2"}
 PODS = ["pod-2", "pod-3"]
 FAR = ["pod-2", "pod-4"]
 
-# Flags, and whether then the source of a pod and of the client outside is kept on the way to a ClusterIP.
-OPTIONS = {
-    "cluster CIDR": ([], True, False),
-    "masquerade all": (["--masquerade-all"], False, False),
-    "node CIDR": (["--detect-local-mode", "NodeCIDR"], True, False),
+# Fields of KubeProxyConfiguration, and whether then the source of a pod and of the client outside is kept on the way
+# to a ClusterIP.
+OPTIONS: dict[str, tuple[dict[str, Any], bool, bool]] = {
+    "cluster CIDR": ({}, True, False),
+    "masquerade all": ({"masqueradeAll": True}, False, False),
+    "node CIDR": ({"detectLocalMode": "NodeCIDR"}, True, False),
     "interface prefix": (
-        ["--detect-local-mode", "InterfaceNamePrefix", "--pod-interface-name-prefix", "veth"],
+        {"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "veth"}},
         True,
         False,
     ),
-    "interface": (["--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "veth1"], True, False),
-    "another interface": (["--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "eth0"], False, True),
+    "interface": ({"detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": "veth1"}}, True, False),
+    "another interface": (
+        {"detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": "eth0"}},
+        False,
+        True,
+    ),
 }
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
-def told(request: pytest.FixtureRequest, mode: str) -> Iterator[tuple[Cluster, bool, bool]]:
-    flags, pod_kept, client_kept = OPTIONS[request.param]
-    with Cluster(mode, *flags) as cluster:
+def told(request: pytest.FixtureRequest, candidate: Candidate) -> Iterator[tuple[Cluster, bool, bool]]:
+    options, pod_kept, client_kept = OPTIONS[request.param]
+    with Cluster(candidate, **options) as cluster:
         cluster.apply("near", service(1), *slices(1, PODS))
         cluster.apply("far", service(2, externalTrafficPolicy="Local"), *slices(2, FAR))
         yield cluster, pod_kept, client_kept
@@ -56,24 +62,28 @@ def test_only_pods_and_the_node_are_short_circuited(told: tuple[Cluster, bool, b
         assert cluster.pods_of(30, who, 2, "NodePort", family) == expected
 
 
-def test_without_detection_nobody_is_masqueraded_on_the_way_to_a_cluster_ip(mode: str) -> None:
-    with Cluster(mode, "--detect-local-mode", "NodeCIDR") as cluster:
-        cluster.write("node.json", '{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}')
+@pytest.mark.own
+def test_without_detection_nobody_is_masqueraded_on_the_way_to_a_cluster_ip(candidate: Candidate) -> None:
+    with Cluster(candidate, detectLocalMode="NodeCIDR") as cluster:
+        cluster.write_objects("node", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}})
         cluster.apply("svc", service(1), *slices(1, PODS))
-        assert cluster.ask("client", 1, "ClusterIP", "IPv4").source == "172.18.0.100"
+        kept = cluster.lab.client.ipv4
+        until(lambda: cluster.ask("client", 1, "ClusterIP", "IPv4").source == kept, lambda: "still masqueraded")
 
 
 @pytest.mark.parametrize(
-    ("flag", "answers"),
+    ("addresses", "answers"),
     [
-        ("172.18.0.0/24", {"IPv4": True, "IPv6": False}),
-        ("0.0.0.0/0,::/0", {"IPv4": True, "IPv6": True}),
-        ("10.0.0.0/8,fd00:10::/32", {"IPv4": False, "IPv6": False}),
-        ("primary", {"IPv4": True, "IPv6": True}),
+        (["172.18.0.0/24"], {"IPv4": True, "IPv6": False}),
+        (["0.0.0.0/0", "::/0"], {"IPv4": True, "IPv6": True}),
+        (["10.0.0.0/8", "fd00:10::/32"], {"IPv4": False, "IPv6": False}),
+        (["primary"], {"IPv4": True, "IPv6": True}),
     ],
 )
-def test_node_ports_answer_where_they_are_told_to(mode: str, flag: str, answers: dict[str, bool]) -> None:
-    with Cluster(mode, "--nodeport-addresses", flag) as cluster:
+def test_node_ports_answer_where_they_are_told_to(
+    candidate: Candidate, addresses: list[str], answers: dict[str, bool]
+) -> None:
+    with Cluster(candidate, nodePortAddresses=addresses) as cluster:
         cluster.apply("svc", service(1), *slices(1, PODS))
         for family in FAMILIES:
             outcome = cluster.outcome("client", NODE[family], 30001)
@@ -82,11 +92,13 @@ def test_node_ports_answer_where_they_are_told_to(mode: str, flag: str, answers:
         assert cluster.outcome("node", "::1", 30001) == "refused"
 
 
-def test_a_node_that_changes_its_address_is_followed(mode: str) -> None:
-    with Cluster(mode) as cluster:
+@pytest.mark.own
+def test_a_node_that_changes_its_address_is_followed(candidate: Candidate) -> None:
+    """Without a restart."""
+    with Cluster(candidate) as cluster:
         cluster.apply("svc", service(1), *slices(1, PODS))
         assert cluster.outcome("client", NODE["IPv4"], 30001) in PODS
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}
         cluster.apply("node", node | {"status": {"addresses": [{"type": "InternalIP", "address": NODE["IPv6"]}]}})
-        assert cluster.outcome("client", NODE["IPv4"], 30001) == "refused"
+        until(lambda: cluster.outcome("client", NODE["IPv4"], 30001) == "refused", lambda: "still answers")
         assert cluster.outcome("client", NODE["IPv6"], 30001) in PODS

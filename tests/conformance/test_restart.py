@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.conformance.cluster import Cluster, Load, until
+from tests.conformance.cluster import Candidate, Cluster, Load, until
 from tests.conformance.manifests import FAMILIES, service, slices, target
 
 
@@ -42,7 +42,7 @@ def test_sigterm_ends_with_status_0_and_leaves_the_kernel_forwarding(cluster: Cl
 def test_what_changed_while_the_proxy_was_away_is_caught_up(cluster: Cluster, number: int) -> None:
     cluster.apply("away", service(number), *slices(number, ["pod-2"]))
     cluster.kill()
-    (cluster.folder / "away.json").unlink()
+    cluster.remove_objects("away")
     cluster.start()
     cluster.settle()
     assert cluster.outcome("client", *target(number, "NodePort", "IPv4", "TCP")) == "refused"
@@ -65,8 +65,9 @@ def test_an_established_connection_survives_a_restart(cluster: Cluster, number: 
     cluster.delete("established")
 
 
-def test_logs_are_json_if_asked(mode: str) -> None:
-    with Cluster(mode, "--log-format", "json") as other:
+@pytest.mark.own
+def test_logs_are_json_if_asked(candidate: Candidate) -> None:
+    with Cluster(candidate, logging={"format": "json"}) as other:
         until(lambda: '"synced"' in other.log(), lambda: "no word of a sync")
         lines = [json.loads(line) for line in other.log().splitlines()]
     assert {"starting", "synced"} <= {line["message"] for line in lines}

@@ -6,7 +6,7 @@ import pytest
 
 from bench.demo import EXAMPLES
 from bench.lab import Lab
-from bench.subject import Subject
+from bench.subject import Subject, pyproxy_run
 from tests.conformance.cluster import until
 from tests.faults.commands import is_one_sentence, pyproxy
 
@@ -43,7 +43,7 @@ def test_everything_of_pyproxy_goes_and_nothing_else(lab: Lab) -> None:
     node = lab.node.namespace
     node.run(["nft", OTHERS])
     with tempfile.TemporaryFile() as log:
-        subject = Subject(lab, "nftables", EXAMPLES, log)
+        subject = Subject(lab, pyproxy_run("nftables", "--manifests", EXAMPLES), log)
         until(lambda: b"comment" in _ruleset(lab), lambda: "nothing was written")
         subject.stop()
     done = pyproxy(lab, "cleanup")
@@ -79,6 +79,20 @@ def test_a_departed_kube_proxy_is_cleaned_up_after(lab: Lab, flavour: str) -> No
     assert not any(name in left for name in ("KUBE-S", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", "KUBE-FORWARD"))
     assert b"kube-proxy" not in _ruleset(lab)
     assert pyproxy(lab, "cleanup", "--kube-proxy").stdout == "nothing to remove\n"
+
+
+def test_what_kube_proxy_left_goes_while_pyproxy_runs(lab: Lab) -> None:
+    lab.node.namespace.run(["nft", KUBE_PROXY_NFT])
+    with tempfile.TemporaryFile() as log:
+        subject = Subject(lab, pyproxy_run("nftables", "--manifests", EXAMPLES), log)
+        until(lambda: b"table ip pyproxy" in _ruleset(lab), lambda: "nothing was written")
+        done = pyproxy(lab, "cleanup", "--kube-proxy-only")
+        assert (done.returncode, done.stdout) == (
+            0,
+            "removed nftables table ip kube-proxy\nremoved nftables table ip6 kube-proxy\n",
+        )
+        assert b"table ip pyproxy" in _ruleset(lab)
+        subject.stop()
 
 
 def test_without_the_capability_it_says_so(lab: Lab) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.cluster import Cluster, Load, until
+from tests.conformance.cluster import Candidate, Cluster, Load, until
 from tests.conformance.manifests import service, slices, target
 
 # Stands before nft: fails while a file says so, with what a kernel that is short of memory says.
@@ -32,7 +32,7 @@ def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cluster(flag: Path) -> Iterator[Cluster]:
-    with Cluster("nftables", "--min-sync-period", "5ms") as running:
+    with Cluster(Candidate("nftables"), minSyncPeriod="5ms") as running:
         yield running
 
 

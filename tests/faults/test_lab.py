@@ -31,6 +31,23 @@ def test_an_interrupted_command_leaves_nothing_behind(number: signal.Signals, co
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if f"{PREFIX}{process.pid}-" in _text(path)]
 
 
+def test_an_interrupt_in_the_midst_of_a_finalizer_is_not_lost() -> None:
+    program = """
+import sys, time
+from pyproxy import command
+class Finalized:
+    def __del__(self):
+        raise KeyboardInterrupt
+command._prepare_for_the_lab()
+try:
+    Finalized()
+    time.sleep(10)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 130
+
+
 def test_a_killed_run_is_swept_up_by_the_next() -> None:
     process = subprocess.Popen([sys.executable, "-m", "pyproxy", "demo"], stdout=subprocess.DEVNULL)
     while len(_namespaces(process.pid)) < 5:

@@ -45,7 +45,7 @@ def service(
 ) -> Service:
     """Fields of the spec go by their Python names; without ports it has TCP 80."""
     return Service(
-        Metadata(name, namespace, labels, created),
+        Metadata(name, namespace, labels, creation_timestamp=created),
         ServiceSpec(ports=ports or (ServicePort(80),), cluster_ips=cluster_ips, **spec),
         ServiceStatus(LoadBalancerStatus(ingress)) if ingress else None,
     )

@@ -20,7 +20,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self._store = Store(THIS_NODE)
-        self._planner = Planner(self._store, HostOptions(THIS_NODE))
+        self._planner = Planner(self._store, HostOptions(THIS_NODE), lambda _: None)
 
     def add(self, *services: Service) -> set[RouteId]:
         return self._plan([Upsert(admitted(each)) for each in services])

@@ -1,20 +1,22 @@
 """What a user types, and what comes back: an exit status, and one sentence if it is wrong. No kernel is touched."""
 
+import argparse
 import json
 import logging
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pyproxy import __version__, command
-from pyproxy.controller import Controller, Pace
+from pyproxy.config_file import ConfigFile
+from pyproxy.configuration import Configuration
+from pyproxy.controller import Pace
 from pyproxy.host import DetectLocal, HostOptions
 from pyproxy.modes import UnknownMode
-from pyproxy.planner import Planner
-from pyproxy.table import Drift, Mode, ModeError, RouteId, Table
+from pyproxy.proxy import Proxy, Source
+from pyproxy.table import Drift, Mode, ModeError, Route, RouteId, Table
 
 
 class PaperMode:
@@ -29,7 +31,10 @@ class PaperMode:
     def probe(self) -> str | None:
         return self._lacks
 
-    def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:  # noqa: ARG002
+    def objection(self, route: Route) -> str | None:
+        raise AssertionError
+
+    def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
         raise AssertionError
 
     def verify(self) -> list[Drift]:
@@ -44,6 +49,7 @@ class PaperMode:
 class Started:
     """What `run` put together, caught as it was about to begin."""
 
+    configuration: Configuration
     host: HostOptions
     pace: Pace
     mode: Mode
@@ -71,29 +77,18 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Mode]]:
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     result = Started()
 
-    class Caught(Controller):
-        def __init__(self, store: Any, planner: Planner, mode: Mode, pace: Pace, on_sync: Any) -> None:
-            super().__init__(store, planner, mode, pace, on_sync)
-            result.mode, result.pace = mode, pace
+    class Caught(Proxy):
+        def __init__(self, configuration: Configuration, node_name: str, mode: Mode) -> None:
+            super().__init__(configuration, node_name, mode)
+            settings = self._settings(configuration)
+            result.host, result.pace, result.mode = settings.host, settings.pace, mode
+            result.configuration = configuration
 
-        def run(self) -> None:
-            pass
+        def run(self, source: Source, config_file: ConfigFile | None) -> int:
+            return 0
 
-    class CaughtPlanner(Planner):
-        def __init__(self, store: Any, options: HostOptions) -> None:
-            super().__init__(store, options)
-            result.host = options
-
-    monkeypatch.setattr(command, "Controller", Caught)
-    monkeypatch.setattr(command, "Planner", CaughtPlanner)
-    monkeypatch.setattr(command, "Thread", lambda **_: Idle())
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(command, "Proxy", Caught)
     return result
-
-
-class Idle:
-    def start(self) -> None:
-        pass
 
 
 def outcome(*arguments: str) -> int:
@@ -133,7 +128,7 @@ def test_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str
     [
         ([], "the following arguments are required: COMMAND"),
         (["walk"], "argument COMMAND: invalid choice: 'walk'"),
-        (["run"], "the following arguments are required: --manifests"),
+        (["run", "--manifests", ".", "--kubeconfig", "k"], "--kubeconfig: not allowed with argument --manifests"),
         (["run", "--manifests", ".", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["run", "--manifests", ".", "--sync-period", "30"], "'30' is not a duration such as 30s or 1m30s"),
         (["run", "--manifests", ".", "--cluster-cidr", "x"], "'x' is not a range such as 10.0.0.0/8 or fd00::/64"),
@@ -141,7 +136,7 @@ def test_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str
         (["run", "--manifests", ".", "--nodeport-addresses", "10.0.0.1"], "'10.0.0.1' is not a range"),
         (["run", "--manifests", ".", "--pod-bridge-interface", "cni0; x"], "'cni0; x' is not the name of a network"),
         (["run", "--manifests", ".", "--detect-local-mode", "Magic"], "argument --detect-local-mode: invalid"),
-        (["run", "--manifests", ".", "--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
+        (["run", "--manifests", ".", "--log-format", "xml"], "--logging-format: invalid choice: 'xml'"),
         (["run", "--manifests", ".", "-v", "much"], "argument -v/--v: invalid int value: 'much'"),
         (["bench"], "the following arguments are required: SCENARIO"),
     ],
@@ -192,7 +187,83 @@ def test_syncs_may_follow_at_once_but_not_verifications(
     assert "all the time" in only_error(capsys)
 
 
-@pytest.mark.parametrize("text", ["", "30", "s", "30 s", " 30s", "30s ", "30S", "-30s", "1d", "30s!", "1m 30s", "1e3s"])
+@pytest.mark.parametrize("text", ["-30s", "9000h"])
+def test_a_duration_has_bounds(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, f"--min-sync-period={text}") == 2
+    assert f"{text!r} is not between 0 and a year" in only_error(capsys)
+
+
+@pytest.mark.parametrize("value", ["1", "t", "True", "TRUE", "true", ""])
+def test_truths_are_those_of_go(value: str, tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, f"--masquerade-all={value}" if value else "--masquerade-all") == 0
+    assert started.host.masquerade_all is True
+
+
+def test_flags_of_kube_proxy_without_effect_are_taken_and_said(
+    tmp_path: Path, started: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--oom-score-adj=-998", "--profiling", "--ipvs-scheduler", "lc", "--conntrack-min=1"]
+    assert run(tmp_path, *flags, "--masquerade-all") == 0
+    assert started.host.masquerade_all is True
+    lines = [line for line in capsys.readouterr().err.splitlines() if "in vain" in line]
+    assert [line.split("field=")[1].split()[0] for line in lines] == [
+        flag.split("=")[0] for flag in flags if flag != "lc"
+    ]
+    assert "ipvs" not in flags_help()
+
+
+def flags_help() -> str:
+    from pyproxy import flags
+
+    parser = argparse.ArgumentParser()
+    flags.add_to(parser)
+    return parser.format_help().replace("iptables, nftables", "")
+
+
+def test_a_sync_must_not_wait_longer_than_a_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--min-sync-period", "31s") == 1
+    assert "--min-sync-period (31s) is longer than the sync period (30s)" in only_error(capsys)
+
+
+def test_without_a_cluster_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert outcome("run", "--cluster-cidr", "10.0.0.0/8") == 1
+    assert "(without a cluster, use --manifests)" in only_error(capsys)
+
+
+def test_nobody_asked_for_ports_with_manifests_alone(tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path) == 0
+    assert (started.configuration.healthz_address, started.configuration.metrics_address) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ("[::1]:2", ("::1", 2)),
+        ("0.0.0.0", ("0.0.0.0", 10256)),
+        ("::", ("::", 10256)),
+        ("fd00::1", ("fd00::1", 10256)),
+        ("", None),
+        ("127.0.0.1:0", None),
+    ],
+)
+def test_addresses_to_answer_at(text: str, address: object, tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, f"--healthz-bind-address={text}") == 0
+    assert started.configuration.healthz_address == address
+
+
+@pytest.mark.parametrize(
+    "text", ["localhost:1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "[::1", "[::1]", "::1]:1", ":1"]
+)
+def test_what_is_no_address(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, f"--metrics-bind-address={text}") == 2
+    assert "argument --metrics-bind-address: " in only_error(capsys)
+
+
+@pytest.mark.parametrize("text", ["", "30", "s", "30 s", " 30s", "30s ", "30S", "1d", "30s!", "1m 30s", "1e3s"])
 def test_what_is_no_duration_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, f"--sync-period={text}") == 2
     assert f"{text!r} is not a duration such as 30s or 1m30s" in only_error(capsys)

@@ -1,15 +1,19 @@
+import time
 from collections.abc import Set as AbstractSet
-from threading import Event, Thread
+from threading import Event as Signal
+from threading import Thread
 
 import pytest
 
 from pyproxy.admission import admit
-from pyproxy.controller import Controller, Pace
+from pyproxy.controller import Controller, Pace, Settings
 from pyproxy.host import HostOptions
-from pyproxy.objects import Delete, Key, Metadata, Service, ServicePort, ServiceSpec, Upsert
+from pyproxy.objects import Delete, Event, Key, Metadata, Service, ServicePort, ServiceSpec, Upsert
+from pyproxy.observer import Observer, Sync
 from pyproxy.planner import Planner
+from pyproxy.problem import Problem
 from pyproxy.store import Store
-from pyproxy.table import Drift, ModeError, RouteId, Table
+from pyproxy.table import Drift, ModeError, Route, RouteId, Table
 
 NEVER = 3600.0
 
@@ -24,10 +28,14 @@ class Recorder:
         self.syncs: list[tuple[int, AbstractSet[RouteId] | None]] = []
         self.verified = 0
         self._failures = failures
+        self.unreadable = False
         self._drifts = drifts
-        self.happened = Event()
+        self.happened = Signal()
 
     def probe(self) -> str | None:
+        return None
+
+    def objection(self, route: Route) -> str | None:
         return None
 
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
@@ -36,9 +44,14 @@ class Recorder:
         if len(self.syncs) <= self._failures:
             raise ModeError("the kernel said no")
 
+    def fail_from_now_on(self) -> None:
+        self._failures = 10**6
+
     def verify(self) -> list[Drift]:
         self.verified += 1
         self.happened.set()
+        if self.unreadable:
+            raise ModeError("the kernel can't be read")
         return [Drift(None, "gone")] if self.verified <= self._drifts else []
 
     def cleanup(self) -> list[str]:
@@ -50,24 +63,49 @@ class Recorder:
             self.happened.clear()
 
 
+class Notes(Observer):
+    """Takes down what it hears."""
+
+    def __init__(self) -> None:
+        self.synced_: list[Sync] = []
+        self.taken = 0
+        self.failures = 0
+
+    def took_in(self, events: list[Event]) -> None:
+        self.taken += len(events)
+
+    def synced(self, sync: Sync) -> None:
+        self.synced_.append(sync)
+
+    def failed(self, reason: ModeError) -> None:
+        self.failures += 1
+
+
 class Running:
     """A controller in a thread."""
 
     def __init__(self, mode: Recorder, pace: Pace) -> None:
         store = Store("node-1")
-        self.observed: list[tuple[int, int]] = []
+        self.notes = Notes()
+        self.problems: list[Problem] = []
         self.controller = Controller(
             store,
-            Planner(store, HostOptions("node-1")),
+            Planner(store, HostOptions("node-1"), lambda _: None),
             mode,
             pace,
-            lambda before, now, _: self.observed.append((len(before.routes), len(now.routes))),
+            (self.notes,),
+            self.problems.append,
         )
         self._thread = Thread(target=self.controller.run)
 
     def __enter__(self) -> Controller:
         self._thread.start()
         return self.controller
+
+    @property
+    def observed(self) -> list[tuple[int, int]]:
+        """How many routes there were before and after each sync."""
+        return [(len(sync.before.routes), len(sync.now.routes)) for sync in self.notes.synced_]
 
     def __exit__(self, *_: object) -> None:
         self.controller.stop()
@@ -151,7 +189,7 @@ def test_a_failed_sync_is_tried_again_in_full(failures: int, caplog: pytest.LogC
     assert [changed for _, changed in mode.syncs[: failures + 1]] == [None] * (failures + 1)
     assert mode.syncs[-1][1] is not None
     assert running.observed == [(0, 1), (1, 2)]
-    assert caplog.text.count("sync failed") == failures
+    assert caplog.text.count("sync failed") == running.notes.failures == failures
 
 
 def test_drift_is_repaired_in_full_and_found_again_if_it_comes_back() -> None:
@@ -162,11 +200,96 @@ def test_drift_is_repaired_in_full_and_found_again_if_it_comes_back() -> None:
     assert [changed for _, changed in mode.syncs] == [None, None, None]
 
 
-def test_a_problem_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_problem_is_said_once() -> None:
     mode = Recorder()
-    with Running(mode, Pace(sync_period=NEVER, min_sync_period=0)) as controller:
+    running = Running(mode, Pace(sync_period=NEVER, min_sync_period=0))
+    with running as controller:
         controller.deliver([_service(1), _service(1, name="twin")])
         mode.wait_for(syncs=1)
         controller.deliver([_service(2)])
         mode.wait_for(syncs=2)
-    assert caplog.text.count("not obeyed") == 1
+    assert [problem.code for problem in running.problems] == ["Conflict"]
+
+
+def test_a_change_is_pending_from_its_delivery_until_the_kernel_has_it() -> None:
+    mode = Recorder(failures=1)
+    running = Running(mode, Pace(sync_period=NEVER, min_sync_period=0, first_retry=0.05))
+    assert running.controller.pending_since is None
+    before = time.monotonic()
+    running.controller.deliver([_service(1)])
+    delivered = running.controller.pending_since
+    assert delivered is not None
+    assert delivered >= before
+    with running:
+        mode.wait_for(syncs=1)
+        assert running.controller.pending_since == delivered  # the first one failed
+        mode.wait_for(syncs=2)
+        running.controller.deliver([_service(1)])  # nothing new
+        running.controller.deliver([_service(2)])
+        mode.wait_for(syncs=3)
+    assert running.controller.pending_since is None
+    assert running.notes.taken == 3
+
+
+def test_other_settings_take_effect_at_once_and_in_full() -> None:
+    mode = Recorder()
+    running = Running(mode, Pace(sync_period=NEVER, min_sync_period=0))
+    with running as controller:
+        controller.deliver([_service(1)])
+        mode.wait_for(syncs=1)
+        controller.change(Settings(HostOptions("node-1", masquerade_all=True), Pace(sync_period=0.01)))
+        mode.wait_for(syncs=2, verified=1)
+    assert mode.syncs[1] == (1, None)
+    assert running.notes.synced_[-1].now.host.masquerade_all
+
+
+def test_settings_before_the_first_delivery_are_no_change_that_waits() -> None:
+    mode = Recorder()
+    running = Running(mode, Pace(sync_period=NEVER, min_sync_period=0))
+    with running as controller:
+        controller.change(Settings(HostOptions("node-1"), Pace()))
+        while controller._arrivals:
+            time.sleep(0.001)
+        assert controller.pending_since is None
+        controller.deliver([_service(1)])
+        mode.wait_for(syncs=1)
+
+
+def test_a_kernel_that_can_not_be_read_counts_as_a_change_that_waits() -> None:
+    mode = Recorder()
+    mode.unreadable = True
+    running = Running(mode, Pace(sync_period=0.01, min_sync_period=0, first_retry=NEVER))
+    with running as controller:
+        controller.deliver([_service(1)])
+        mode.wait_for(syncs=1)
+        mode.fail_from_now_on()
+        mode.wait_for(syncs=2)
+        assert controller.pending_since is not None
+
+
+def test_a_thousand_failures_are_not_too_many() -> None:
+    mode = Recorder(failures=1200)
+    with Running(mode, Pace(sync_period=NEVER, min_sync_period=0, first_retry=0.0)) as controller:
+        controller.deliver([_service(1)])
+        mode.wait_for(syncs=1201)
+
+
+def test_a_shorter_sync_period_takes_effect_at_once() -> None:
+    mode = Recorder()
+    with Running(mode, Pace(sync_period=NEVER, min_sync_period=0)) as controller:
+        controller.deliver([_service(1)])
+        mode.wait_for(syncs=1)
+        controller.change(Settings(HostOptions("node-1"), Pace(sync_period=0.01)))
+        mode.wait_for(verified=2)
+
+
+def test_what_makes_no_difference_is_done_with() -> None:
+    mode = Recorder()
+    running = Running(mode, Pace(sync_period=NEVER, min_sync_period=0))
+    with running as controller:
+        controller.deliver([_service(1)])
+        mode.wait_for(syncs=1)
+        controller.deliver([_service(1)])
+        while len(running.notes.synced_) < 2:
+            time.sleep(0.001)
+    assert running.notes.synced_[1].changed == frozenset()

@@ -59,7 +59,7 @@ def test_after_any_history_the_kernel_holds_what_the_table_says(
 ) -> None:
     random = Random(seed)
     store = Store(THIS_NODE)
-    planner = Planner(store, HostOptions(THIS_NODE, cluster_cidrs=CLUSTER_CIDRS))
+    planner = Planner(store, HostOptions(THIS_NODE, cluster_cidrs=CLUSTER_CIDRS), lambda _: None)
     with lab.node.namespace.entered():
         mode = NftablesMode()
         for step in range(STEPS):

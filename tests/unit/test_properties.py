@@ -121,7 +121,7 @@ def admitted_event(thing: Object) -> Event:
 def planner_of(happened: Iterable[Event]) -> tuple[Planner, Store]:
     store = Store(THIS_NODE)
     store.apply(happened)
-    return Planner(store, OPTIONS), store
+    return Planner(store, OPTIONS, lambda _: None), store
 
 
 def contents(store: Store) -> list[Event]:

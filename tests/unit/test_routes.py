@@ -65,6 +65,7 @@ def test_a_route_carries_every_field_of_the_service() -> None:
         affinity_seconds=10800,
         allowed_sources=(Prefix("203.0.113.0/24"),),
         health_check_port=31000,
+        ready_local=(IP("10.244.1.1"),),
     )
 
 

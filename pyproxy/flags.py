@@ -1,0 +1,148 @@
+"""The flags of `pyproxy run`: kube-proxy's where they mean the same, each going before the configuration file.
+
+A flag that is not given is None in what argparse returns, so that the file's value, or kube-proxy's default, holds.
+"""
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pyproxy import modes
+from pyproxy.address import IP, Prefix, parse_prefix, parse_socket
+from pyproxy.configuration import Configuration
+from pyproxy.duration import go_duration
+from pyproxy.host import DetectLocal
+
+_LONGEST_S = 366 * 86400.0
+_DISABLED = object()
+
+
+_WITHOUT_EFFECT = (
+    *("bind-address", "config-sync-period", "feature-gates", "oom-score-adj", "profiling", "proxy-port-range"),
+    *("conntrack-max-per-core", "conntrack-min", "conntrack-tcp-be-liberal", "conntrack-tcp-timeout-close-wait"),
+    *("conntrack-tcp-timeout-established", "conntrack-udp-timeout", "conntrack-udp-timeout-stream"),
+    *("init-only", "iptables-localhost-nodeports", "iptables-masquerade-bit", "iptables-min-sync-period"),
+    *("iptables-sync-period", "ipvs-exclude-cidrs", "ipvs-min-sync-period", "ipvs-scheduler", "ipvs-strict-arp"),
+    *("ipvs-sync-period", "ipvs-tcp-timeout", "ipvs-tcpfin-timeout", "ipvs-udp-timeout", "kube-api-burst"),
+    *("kube-api-content-type", "kube-api-qps", "log-flush-frequency", "log-json-info-buffer-size"),
+    *("log-json-split-stream", "log-text-info-buffer-size", "log-text-split-stream", "show-hidden-metrics-for-version"),
+    "vmodule",
+)
+"""kube-proxy's other flags: taken, so that its command line works, and said to be in vain."""
+
+
+class _Ignored(argparse.Action):
+    def __call__(self, _: object, options: argparse.Namespace, __: object, flag: str | None = None) -> None:
+        options.in_vain = [*getattr(options, "in_vain", []), flag]
+
+
+def add_to(run: argparse.ArgumentParser) -> None:
+    where = run.add_argument_group("where Services come from (default: the API server, in-cluster)")
+    where.add_argument("--config", type=Path, metavar="FILE", help="kube-proxy's KubeProxyConfiguration, watched; "
+                       "a flag that is given goes before it")  # fmt: skip
+    source = where.add_mutually_exclusive_group()
+    source.add_argument("--kubeconfig", type=Path, metavar="FILE", help="how to reach the API server")
+    source.add_argument("--manifests", type=Path, metavar="PATH",
+                       help="no API server, but a file or folder of YAML or JSON, watched")  # fmt: skip
+    how = run.add_argument_group("what is written")
+    how.add_argument("--mode", "--proxy-mode", help=f"auto, or one of: {', '.join(modes.names())} (default: auto)")
+    how.add_argument("--hostname-override", metavar="NAME", help="the name of this node (default: the host name)")
+    how.add_argument("--cluster-cidr", type=_prefixes, dest="cluster_cidrs", metavar="CIDR[,CIDR]",
+                     help="the addresses of pods, by family")  # fmt: skip
+    how.add_argument("--detect-local-mode", type=DetectLocal, dest="detect_local", choices=list(DetectLocal),
+                     metavar="MODE", help="how pods of this node are told from the world: "
+                     f"{', '.join(mode.value for mode in DetectLocal)} (default: ClusterCIDR)")  # fmt: skip
+    how.add_argument("--pod-bridge-interface", type=_interface, dest="bridge_interface", metavar="NAME",
+                     help="for BridgeInterface")  # fmt: skip
+    how.add_argument("--pod-interface-name-prefix", type=_interface, dest="interface_name_prefix", metavar="PREFIX",
+                     help="for InterfaceNamePrefix")  # fmt: skip
+    how.add_argument("--nodeport-addresses", type=_node_port_addresses, dest="node_port_addresses",
+                     metavar="CIDR[,CIDR]|primary",
+                     help="where node ports answer (default: the node's InternalIP addresses)")  # fmt: skip
+    how.add_argument("--masquerade-all", type=_boolean, nargs="?", const=True, metavar="true|false",
+                     help="give ClusterIP traffic of pods a node address, too")  # fmt: skip
+    how.add_argument("--sync-period", type=_period, metavar="DURATION", help="between verifications (default: 30s)")
+    how.add_argument("--min-sync-period", type=_seconds, metavar="DURATION", help="between syncs (default: 100ms)")
+    seen = run.add_argument_group("what can be seen of it")
+    seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
+                      help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
+                      "none)")  # fmt: skip
+    seen.add_argument("--metrics-bind-address", type=_listen(10249), dest="metrics_address", metavar="IP:PORT",
+                      help="/metrics, and a status page at / (default: 127.0.0.1:10249, or as above)")  # fmt: skip
+    seen.add_argument("--bind-address-hard-fail", type=_boolean, nargs="?", const=True, metavar="true|false",
+                      help="end if one of these can't be had, instead of trying again")  # fmt: skip
+    seen.add_argument("--log-format", "--logging-format", choices=("text", "json"), help="(default: text)")
+    for flag in _WITHOUT_EFFECT:
+        run.add_argument(f"--{flag}", nargs="?", const="", metavar="…", action=_Ignored, help=argparse.SUPPRESS)
+    seen.add_argument("-v", "--v", type=int, metavar="LEVEL", dest="verbosity", help="0, or 1 for more (default: 0)")
+
+
+def override(configuration: Configuration, options: argparse.Namespace) -> Configuration:
+    """``configuration`` with what was given on the command line."""
+    if options.config is None and options.manifests is not None:  # nobody asked for ports
+        configuration = replace(configuration, healthz_address=None, metrics_address=None)
+    given = {
+        one.name: getattr(options, one.name)
+        for one in fields(configuration)
+        if getattr(options, one.name, None) is not None
+    }
+    changes: dict[str, Any] = {name: None if value is _DISABLED else value for name, value in given.items()}
+    return replace(configuration, **changes)
+
+
+def _prefixes(text: str) -> tuple[Prefix, ...]:
+    try:
+        return tuple(parse_prefix(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _node_port_addresses(text: str) -> tuple[Prefix, ...]:
+    return () if text == "primary" else _prefixes(text)
+
+
+def _listen(port: int) -> Callable[[str], Any]:
+    """An address, with ``port`` if it names none. Empty disables, as kube-proxy's flags have it."""
+
+    def parse(text: str) -> tuple[IP, int] | object:
+        if not text:
+            return _DISABLED
+        try:
+            address, number = parse_socket(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return _DISABLED if number == 0 else (address, number or port)
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    """As strconv.ParseBool of Go reads it, for command lines that were kube-proxy's."""
+    if text not in ("1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text[0] in "1tT"
+
+
+def _interface(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a network interface")
+    return text
+
+
+def _period(text: str) -> float:
+    if (seconds := _seconds(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} would be all the time")
+    return seconds
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = go_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= seconds <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and a year")
+    return seconds
