@@ -13,14 +13,14 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import NamedTuple
 
 from pyproxy.address import IP, contains
 from pyproxy.observer import Observer, Sync
-from pyproxy.table import Family, Prefix, Route, Scope, Table, Transport
+from pyproxy.table import Family, Host, ModeError, Prefix, Route, Scope, Table, Transport
 
 log = logging.getLogger("pyproxy.conntrack")
 
@@ -54,6 +54,11 @@ class Flow(NamedTuple):
     """All that the kernel said of it."""
 
     @property
+    def family(self) -> int:
+        """Of addresses, as sockets count them."""
+        return socket.AF_INET if len(self.destination) == 6 else socket.AF_INET6
+
+    @property
     def handle(self) -> bytes:
         """What names it to the kernel: original tuple, id and zone."""
         data = self.attributes
@@ -75,13 +80,21 @@ class Expectation:
     _answering: dict[IP, bool] = field(default_factory=dict)
 
     def is_stale(self, flow: Flow) -> bool:
+        allowed = self._endpoints(flow)
+        return allowed is not None and flow.endpoint not in allowed
+
+    def allows(self, flow: Flow) -> bool:
+        return flow.endpoint in (self._endpoints(flow) or ())
+
+    def _endpoints(self, flow: Flow) -> frozenset[Socket] | None:
+        """None if its client does not send to a frontend."""
         allowed = self.frontends.get(flow.destination)
         if allowed is None:
             address, port = flow.destination[:-2], flow.destination[-2:]
             allowed = self.node_ports.get((len(address), port))
-            if allowed is None or not self._answers_node_ports(_unpacked(address)):
-                return False
-        return flow.endpoint not in allowed
+            if allowed is not None and not self._answers_node_ports(_unpacked(address)):
+                return None
+        return allowed
 
     def _answers_node_ports(self, address: IP) -> bool:
         """Whether it is inside the prefixes and this node's own: to others' node ports we are but a router."""
@@ -101,12 +114,18 @@ def _is_own(address: IP) -> bool:
     return True
 
 
-def expectation(table: Table) -> Expectation:
-    """Of all UDP routes."""
-    found = Expectation(node_port_prefixes=table.host.node_port_prefixes)
+def expectation(table: Table, lost: Iterable[Route] = ()) -> Expectation:
+    """Of all UDP routes. ``lost``: routes that may have had frontends no longer known, where nobody answers."""
+    found, gone = Expectation(node_port_prefixes=table.host.node_port_prefixes), Expectation()
     for route in table.routes.values():
         if route.transport is Transport.UDP:
             _expect(found, route)
+    for route in lost:
+        _expect(gone, route)
+    for frontend in gone.frontends:
+        found.frontends.setdefault(frontend, frozenset())
+    for port in gone.node_ports:
+        found.node_ports.setdefault(port, frozenset())
     return found
 
 
@@ -131,14 +150,29 @@ def _unpacked(address: bytes) -> IP:
 
 
 class Reconciler(Observer):
-    """Keeps conntrack in line with the newest table."""
+    """Keeps conntrack in line with the newest table.
+
+    A sync goes on beside it, so what it reads may be newer than the table it reads it for: a flow that began with the
+    very endpoint which that sync brought. So nothing is deleted that the table after the reading allows.
+    """
 
     def __init__(self, reconciled: Callable[[int, float], None]) -> None:
         """``reconciled`` is told how many flows were removed, and how many seconds that took."""
         self._reconciled = reconciled
         self._wake = Condition()
-        self._table: Table | None = None
+        self._newest = Table({}, Host())
+        self._is_writing = False
+        self._is_due = False
         self._lost: list[Route] = []  # routes as they were before they changed or went
+
+    def syncing(self) -> None:
+        with self._wake:
+            self._is_writing = True
+
+    def failed(self, reason: ModeError) -> None:  # noqa: ARG002
+        with self._wake:
+            self._is_writing = False
+            self._wake.notify()
 
     def synced(self, sync: Sync) -> None:
         """Asks for work if the sync touched a UDP route. The first one always does, for a restart."""
@@ -146,51 +180,49 @@ class Reconciler(Observer):
         ids = before.routes.keys() | now.routes.keys() if changed is None else changed
         lost = [before.routes[id] for id in ids if id in before.routes]
         lost = [route for route in lost if route.transport is Transport.UDP]
-        if lost or any(id in now.routes and now.routes[id].transport is Transport.UDP for id in ids):
-            with self._wake:
-                self._table = now
-                self._lost += lost
-                self._wake.notify()
+        is_due = bool(lost) or any(id in now.routes and now.routes[id].transport is Transport.UDP for id in ids)
+        with self._wake:
+            self._newest, self._is_writing = now, False
+            self._is_due |= is_due
+            self._lost += lost
+            self._wake.notify()
 
     def run(self) -> None:
         """Never returns; made for a daemon thread."""
         while True:
             with self._wake:
-                while self._table is None:
-                    self._wake.wait()
-                table, lost = self._table, self._lost
-                self._table, self._lost = None, []
+                self._wake.wait_for(lambda: self._is_due)
+                table, lost = self._newest, self._lost
+                self._is_due, self._lost = False, []
             started = time.monotonic()
             try:
-                deleted = reconcile(table, lost)
+                deleted = self._reconcile(table, lost)
             except OSError as error:
                 log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
                 time.sleep(_TRY_AGAIN_S)
                 with self._wake:  # what was lost is told nowhere else
-                    self._table, self._lost = self._table or table, lost + self._lost
+                    self._is_due, self._lost = True, lost + self._lost
                 continue
             took = time.monotonic() - started
             log.info("conntrack reconciled", extra={"deleted": deleted, "ms": round(took * 1000, 1)})
             self._reconciled(deleted, took)
 
+    def _reconcile(self, table: Table, lost: list[Route]) -> int:
+        stale = stale_flows(expectation(table, lost))
+        with self._wake:
+            self._wake.wait_for(lambda: not self._is_writing)
+            newest = self._newest
+        if stale and newest is not table:
+            expected = expectation(newest)
+            stale = [flow for flow in stale if not expected.allows(flow)]
+        return delete(stale)
 
-def reconcile(table: Table, lost: list[Route]) -> int:
-    """Delete every stale UDP flow and count them. ``lost``: routes that may have had frontends no longer known."""
-    expected = expectation(table)
-    gone = Expectation()
-    for route in lost:
-        _expect(gone, route)
-    for frontend in gone.frontends:
-        expected.frontends.setdefault(frontend, frozenset())
-    for port in gone.node_ports:
-        expected.node_ports.setdefault(port, frozenset())
-    stale: list[tuple[int, bytes]] = [
-        (family, flow.handle)
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for flow in udp_flows(family)
-        if expected.is_stale(flow)
+
+def stale_flows(expected: Expectation) -> list[Flow]:
+    """Every UDP flow that leads elsewhere. Raises OSError."""
+    return [
+        flow for family in (socket.AF_INET, socket.AF_INET6) for flow in udp_flows(family) if expected.is_stale(flow)
     ]
-    return _delete(stale)
 
 
 def udp_flows(family: int) -> Iterator[Flow]:
@@ -278,10 +310,13 @@ def _attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, i
         start += length + 3 & ~3
 
 
-def _delete(flows: list[tuple[int, bytes]]) -> int:
-    """Many messages a system call. The kernel answers only what failed; a flow that has just ended is no failure."""
+def delete(flows: list[Flow]) -> int:
+    """Remove them and count those that were there still, many messages a system call. Raises OSError.
+
+    The kernel answers only what failed; a flow that has just ended is no failure.
+    """
     missing = 0
-    messages = [_message(_DELETE, _REQUEST, family, handle) for family, handle in flows]
+    messages = [_message(_DELETE, _REQUEST, flow.family, flow.handle) for flow in flows]
     with _open() as netlink:
         netlink.setblocking(False)
         while messages:

@@ -155,6 +155,8 @@ class Controller:
         if self._pending is not None and not self._pending:
             self._announce(Sync(table, table, frozenset(), time.monotonic() - started))
             return
+        for observer in self._observers:
+            observer.syncing()
         try:
             self._mode.sync(table, self._pending)
         except ModeError as error:

@@ -25,6 +25,9 @@ class Observer:
     def took_in(self, events: list[Event]) -> None:
         """These are in the store now."""
 
+    def syncing(self) -> None:
+        """The mode is about to write: until `synced` or `failed` the kernel may be as it was or as it will be."""
+
     def synced(self, sync: Sync) -> None:
         """The kernel is as the table says."""
 

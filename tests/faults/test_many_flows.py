@@ -1,10 +1,17 @@
 """A hundred thousand UDP flows: the stale ones go, all of them, and no other."""
 
+import time
+from queue import SimpleQueue
+from threading import Thread
+
+import pytest
+
 from bench import flows
 from bench.lab import Lab
 from pyproxy.address import IP
-from pyproxy.conntrack import reconcile
-from pyproxy.table import Backend, Host, Pool, Table, Transport
+from pyproxy.conntrack import Reconciler, delete, expectation, stale_flows
+from pyproxy.observer import Sync
+from pyproxy.table import Backend, Host, ModeError, Pool, Route, Table, Transport
 from tests.faults.routes import cluster_ip_route
 
 FLOWS = 100_000
@@ -16,12 +23,42 @@ def test_stale_flows_go_and_no_others(lab: Lab) -> None:
     flows.plant(lab.node, "10.96.0.53", 53, pods, FLOWS)
     flows.plant(lab.node, "10.96.0.54", 53, pods, 100, 30001)  # a frontend of nobody here
     assert flows.count(lab.node) == FLOWS + 100
-    pool = Pool(tuple(Backend(pod, 8080, True) for pod in PODS[1:]))
-    route = cluster_ip_route("10.96.0.53", 53, pool, transport=Transport.UDP)
+    route = _route(PODS[1:])
     table = Table({route.id: route}, Host())
     with lab.node.namespace.entered():
-        assert reconcile(table, []) == FLOWS // 4
-        assert reconcile(table, []) == 0
+        assert _reconcile(table) == FLOWS // 4
+        assert _reconcile(table) == 0
         assert flows.count(lab.node) == FLOWS // 4 * 3 + 100
-        assert reconcile(Table({}, Host()), [route]) == FLOWS // 4 * 3
+        assert _reconcile(Table({}, Host()), route) == FLOWS // 4 * 3
     assert flows.count(lab.node) == 100
+
+
+@pytest.mark.parametrize("lands", [True, False], ids=["landed", "failed"])
+def test_a_flow_newer_than_the_table_it_is_read_for_stays(lab: Lab, lands: bool) -> None:
+    """An endpoint comes with a sync that goes on while flows are read: its flows are there before word of it is."""
+    none, one = _route([]), _route(PODS[:1])
+    before, after = Table({none.id: none}, Host()), Table({one.id: one}, Host())
+    told: SimpleQueue[int] = SimpleQueue()
+    reconciler = Reconciler(lambda deleted, _: told.put(deleted))
+    reconciler.synced(Sync(Table({}, Host()), before, None, 0.0))
+    reconciler.syncing()
+    flows.plant(lab.node, "10.96.0.53", 53, [(str(PODS[0]), 8080), (str(PODS[1]), 8080)], 100)
+    with lab.node.namespace.entered():  # and the thread with it
+        Thread(target=reconciler.run, daemon=True).start()
+    time.sleep(0.5)
+    assert flows.count(lab.node) == 100
+    if lands:
+        reconciler.synced(Sync(before, after, frozenset({one.id}), 0.0))
+    else:
+        reconciler.failed(ModeError("no"))
+    assert told.get(timeout=10) == (50 if lands else 100)
+    assert flows.count(lab.node) == (50 if lands else 0)
+
+
+def _route(pods: list[IP]) -> Route:
+    pool = Pool(tuple(Backend(pod, 8080, True) for pod in pods))
+    return cluster_ip_route("10.96.0.53", 53, pool, transport=Transport.UDP)
+
+
+def _reconcile(table: Table, *lost: Route) -> int:
+    return delete(stale_flows(expectation(table, lost)))

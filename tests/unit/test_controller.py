@@ -70,15 +70,21 @@ class Notes(Observer):
         self.synced_: list[Sync] = []
         self.taken = 0
         self.failures = 0
+        self.heard: list[str] = []
 
     def took_in(self, events: list[Event]) -> None:
         self.taken += len(events)
 
+    def syncing(self) -> None:
+        self.heard.append("syncing")
+
     def synced(self, sync: Sync) -> None:
         self.synced_.append(sync)
+        self.heard.append("synced")
 
     def failed(self, reason: ModeError) -> None:
         self.failures += 1
+        self.heard.append("failed")
 
 
 class Running:
@@ -135,6 +141,15 @@ def test_the_first_change_goes_out_at_once_and_a_storm_waits_for_its_period() ->
             controller.deliver([_service(number)])
     assert len(mode.syncs) == 1
     assert mode.syncs[0][1] is None
+
+
+def test_observers_hear_of_each_sync_before_and_after() -> None:
+    mode = Recorder(failures=1)
+    running = Running(mode, Pace(sync_period=NEVER, min_sync_period=0, first_retry=0.01))
+    with running as controller:
+        controller.deliver([_service(0)])
+        mode.wait_for(syncs=2)
+    assert running.notes.heard == ["syncing", "failed", "syncing", "synced"]
 
 
 def test_a_storm_is_taken_together_and_the_last_state_wins() -> None:
