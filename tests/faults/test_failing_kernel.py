@@ -1,6 +1,5 @@
 """The kernel, or the way to it, fails for a while: nothing half done, nothing lost, and it is made good."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,26 +7,13 @@ import pytest
 
 from tests.conformance.cluster import Candidate, Cluster, Load, until
 from tests.conformance.manifests import service, slices, target
-
-# Stands before nft: fails while a file says so, with what a kernel that is short of memory says.
-_WRAPPER = """#!/bin/sh
-if [ -e {flag} ]; then
-    cat > /dev/null
-    echo "Error: Could not process rule: Cannot allocate memory" >&2
-    exit 1
-fi
-exec /usr/sbin/nft "$@"
-"""
+from tests.faults.failing_program import stand_before
 
 
 @pytest.fixture
 def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """While this file exists, nft fails."""
-    wrapper = tmp_path / "nft"
-    wrapper.write_text(_WRAPPER.format(flag=tmp_path / "fail"))
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    return tmp_path / "fail"
+    return stand_before("nft", tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.conformance.cluster import Candidate, Cluster, until
 from tests.conformance.manifests import Object, addresses, endpoint_slice, node_port, service, slices
 from tests.faults import example
 from tests.faults.browser import Browser, browser
+from tests.faults.failing_program import stand_before
 
 PICTURE = os.environ.get("PYPROXY_PICTURE")  # where to keep the picture, for `make screenshot`
 WIDTHS = (360, 768, 1280, 1920)
@@ -26,10 +27,6 @@ PAYLOAD = "<img src=x onerror=document.title='owned'>"
 _PATIENCE_S = 20.0
 _ADDRESS = "172.18.0.2:10249"
 _HOME = f"http://{_ADDRESS}/"
-_NFT = """#!/bin/sh
-[ -e {flag} ] && echo 'Error: Could not process rule: Cannot allocate memory' >&2 && exit 1
-exec /usr/sbin/nft "$@"
-"""
 _ROWS = "return [...document.querySelectorAll('#table tr')].map(row => [...row.cells].map(cell => cell.innerText))"
 _NONE = "\N{EN DASH}"
 
@@ -85,11 +82,8 @@ def known() -> list[Object]:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     scratch = tmp_path_factory.mktemp("stage")
-    flag, nft = scratch / "fail", scratch / "nft"
-    nft.write_text(_NFT.format(flag=flag))
-    nft.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{scratch}:{os.environ['PATH']}")
+        flag = stand_before("nft", scratch, patch)
         with (
             Cluster(Candidate("nftables"), metricsBindAddress=_ADDRESS, minSyncPeriod="5ms") as cluster,
             browser(cluster.lab.client.namespace, scratch) as driver,
