@@ -4,20 +4,24 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# nft writes the nftables mode; python3-venv makes the virtual environment; iptables is what the tests of
-# `pyproxy cleanup --kube-proxy` plant kube-proxy's chains with; mmdebstrap makes the fresh root in which the image's
-# steps are tried; chromium shows the status page to its tests.
+# nft writes the nftables mode, iptables the iptables mode; python3-venv makes the virtual environment; mmdebstrap makes
+# the fresh root in which the image's steps are tried; chromium shows the status page to its tests.
 DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
 
-.PHONY: demo test check unit conformance faults screenshot lock clean
+.PHONY: demo test broad check unit conformance faults screenshot lock clean
 
 demo: $(READY)
 	$(BIN)/pyproxy demo
 
 test: check
 	$(BIN)/pytest
+	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
+
+# What `make test` leaves out, to stay short.
+broad: $(READY)
+	$(BIN)/pytest tests/conformance --mode iptables --iptables nft
 
 check: $(READY)
 	$(BIN)/ruff check .

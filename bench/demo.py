@@ -108,8 +108,8 @@ def demo(names: list[str], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"ok": ok, "modes": why_not, "rows": [asdict(row) | {"ok": row.ok} for row in rows]}))
         return 0 if ok else 1
-    for name in runnable:
-        console.print(_table(name, [row for row in rows if row.mode == name]))
+    if rows:
+        console.print(_table(runnable, rows))
     for name, why in why_not.items():
         if why is not None:
             console.print(f"mode {name} can't run here: {why}", markup=False)
@@ -187,17 +187,28 @@ def _host(lab: Lab, who: str) -> Host:
     return {"node": lab.node, "client": lab.client}.get(who) or lab.pods[who]
 
 
-def _table(mode: str, rows: list[Row]) -> Table:
-    table = Table(title=f"mode {mode}", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("who asks", "what", "at", "pod × answers", "source the pod saw"):
+def _table(modes: list[str], rows: list[Row]) -> Table:
+    """The modes side by side."""
+    table = Table(
+        title="times to connect are ratios to a connection past any proxy", title_justify="left", box=SIMPLE_HEAD
+    )
+    for name in ("who asks", "what", "at", "pods that answered", "source they saw"):
         table.add_column(name, overflow="fold")
-    for name in ("connect ms", "direct ms", "ratio", ""):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        pods = " ".join(f"{pod.removeprefix('pod-')}×{count}" for pod, count in row.pods.items())
-        timing = ["-"] * 3
-        if row.connect_ms is not None and row.direct_ms:
-            timing = [f"{row.connect_ms:.3f}", f"{row.direct_ms:.3f}", f"{row.connect_ms / row.direct_ms:.2f}"]
-        mark = "[green]ok[/green]" if row.ok else "[red]FAILED[/red]"
-        table.add_row(row.who, row.what, escape(row.target), pods, " ".join(row.sources), *timing, mark)
+    for mode in modes:
+        table.add_column(mode, justify="right", no_wrap=True)
+    questions = dict.fromkeys((row.who, row.what, row.target) for row in rows)
+    for question in questions:
+        of_modes = {row.mode: row for row in rows if (row.who, row.what, row.target) == question}
+        who, what, target = question
+        pods = sorted({pod.removeprefix("pod-") for row in of_modes.values() for pod in row.pods})
+        sources = sorted({source for row in of_modes.values() for source in row.sources})
+        cells = (_cell(of_modes.get(mode)) for mode in modes)
+        table.add_row(who, what, escape(target), " ".join(pods), " ".join(sources), *cells)
     return table
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    ratio = f"{row.connect_ms / row.direct_ms:.2f} " if row.connect_ms is not None and row.direct_ms else ""
+    return ratio + ("[green]ok[/green]" if row.ok else "[red]FAILED[/red]")

@@ -51,7 +51,9 @@ class Lab:
     node2: Host
     client: Host
 
-    def __init__(self) -> None:
+    def __init__(self, iptables: str | None = None) -> None:
+        """``iptables``: the flavour that the node says it uses, ``legacy`` or ``nft``, as kubelet does."""
+        self.iptables = iptables
         self._prefix = f"{PREFIX}{os.getpid()}-{next(_labs)}-"
         self._stack = ExitStack()
         self.pods: dict[str, Host] = {}
@@ -86,6 +88,8 @@ class Lab:
         _add_routes(self.node2, {"10.244.0.0/24": self.node.ipv4, "fd00:10:244::/64": self.node.ipv6})
         for node in (self.node, self.node2):
             _add_routes(node, {"default": "172.18.0.1", "::/0": "fd00:172:18::1"})
+        if self.iptables:
+            self.node.namespace.run([f"iptables-{self.iptables}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"])
         # Outside, everything of the cluster is behind the node.
         _add_routes(self.client, {"default": self.node.ipv4, "::/0": self.node.ipv6})
         self._serve()

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from bench import synthetic
 from bench.ask import ask
+from bench.contender import Contender
 from bench.feed import CANARY, Manifests, ViaApi, move_canary, put_canary, put_node
 from bench.lab import Lab
 from bench.subject import Subject, pyproxy_run
@@ -61,10 +62,10 @@ class SyncResult:
 
 
 class SyncBench:
-    """One mode at one size."""
+    """One contender at one size."""
 
-    def __init__(self, mode: str, services: int, endpoints: int, changes: int, *, via_api: bool) -> None:
-        self._mode = mode
+    def __init__(self, contender: Contender, services: int, endpoints: int, changes: int, *, via_api: bool) -> None:
+        self._contender = contender
         self._size = (services, endpoints)
         self._changes = changes
         self._via_api = via_api
@@ -76,7 +77,7 @@ class SyncBench:
     def measure(self, step: Callable[[str], None]) -> SyncResult:
         """``step`` is told what comes next. Raises TimeoutError with the end of the proxy's log."""
         with (
-            Lab() as lab,
+            Lab(self._contender.iptables) as lab,
             tempfile.TemporaryDirectory() as folder,
             tempfile.TemporaryFile() as log,
             ViaApi(lab, Path(folder)) if self._via_api else Manifests(Path(folder)) as feed,
@@ -85,7 +86,7 @@ class SyncBench:
             put_node(feed)
             pods = [lab.pods["pod-2"], lab.pods["pod-3"]]
             put_canary(feed, pods[0].ipv4)
-            command = pyproxy_run(self._mode, *feed.flags)
+            command = pyproxy_run(self._contender.mode, *feed.flags)
             step("first sync")
             started = time.perf_counter()
             subject = Subject(lab, command, log)
@@ -107,7 +108,7 @@ class SyncBench:
             subject.stop()
             listing = [int(float(ms)) for ms in re.findall(r"listed .*cpu_ms=([0-9.]+)", _text(log))]
         return SyncResult(
-            mode=self._mode,
+            mode=str(self._contender),
             via="API" if self._via_api else "manifests",
             services=self._size[0],
             endpoints=self._size[1],
@@ -168,16 +169,22 @@ def _text(log: IO[bytes]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    command = [shutil.which("nft") or "/usr/sbin/nft", "--version"]
-    nft = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "kernel": platform.release(),
         "machine": f"{os.cpu_count()} cores",
         "python": platform.python_version(),
-        "nft": nft[1] if len(nft) > 1 else "",
+        "nft": _version("nft"),
+        "iptables": _version("iptables"),
         "load": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+def _version(program: str) -> str:
+    """The second word of what it says; empty without the program."""
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout if found else ""
+    return "".join(said.split()[1:2])
 
 
 def _table(results: list[SyncResult]) -> Table:

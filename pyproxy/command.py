@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy import __version__, flags, kube_proxy, log, modes
+from pyproxy import __version__, explain_command, flags, kube_proxy, log, modes
 from pyproxy import configuration as configuration_file
 from pyproxy.config_file import ConfigFile
 from pyproxy.configuration import BadConfiguration, Configuration
+from pyproxy.explain_command import NoAnswer
 from pyproxy.flags import override
 from pyproxy.host import DetectLocal
 from pyproxy.manifest_source import ManifestSource, PathError
@@ -23,11 +24,15 @@ from pyproxy.table import Mode, ModeError
 
 logger = logging.getLogger("pyproxy")
 
-_EXPECTED = (PathError, BadConfiguration, NoSource, PortTaken, ModeError, modes.UnknownMode, TimeoutError)
+_EXPECTED = (PathError, BadConfiguration, NoSource, PortTaken, NoAnswer, ModeError, modes.UnknownMode, TimeoutError)
 """What a user can do something about; the messages say what."""
 
 AUTO_ORDER = ("ebpf", "nftables", "ipvs", "iptables", "userspace")
 """Which mode ``auto`` takes: the first of these that is installed and that this kernel can run."""
+
+
+_SIZES = (10, 1_000, 10_000)
+"""Services to measure with, unless told otherwise."""
 
 
 class Finding(NamedTuple):
@@ -77,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("modes", help="what this kernel can run", description=_modes.__doc__)
     shown.add_argument("--json", action="store_true", help="print JSON instead of a table")
     shown.set_defaults(command=_modes)
+    explain = commands.add_parser(
+        "explain", help="what becomes of a packet, and why", description=explain_command.run.__doc__
+    )
+    explain_command.add_to(explain)
+    explain.set_defaults(command=explain_command.run)
     demo = commands.add_parser("demo", help="see it work", description=_demo.__doc__)
     demo.add_argument("--mode", help="only this mode")
     demo.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -101,6 +111,7 @@ def _add_config(config: argparse.ArgumentParser) -> None:
     actions = config.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="what is wrong, ignored or impossible", description=_config_check.__doc__)
     check.add_argument("file", type=Path, metavar="FILE", help="the config.conf of kube-proxy's ConfigMap")
+    check.add_argument("--mode", help="goes before the file's, as with run")
     check.add_argument("--json", action="store_true", help="print JSON instead of text")
     check.set_defaults(command=_config_check)
 
@@ -111,8 +122,8 @@ def _add_bench_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentPars
     sync.add_argument(
         "--via-api", action="store_true", help="objects come from a stand-in of the API server, not files"
     )
-    sync.add_argument("--mode", help="(default: nftables; with --via-api each that runs here)")
-    sync.add_argument("--services", type=_count, metavar="N", help="(default: 1000; with --via-api 10, then 10000)")
+    sync.add_argument("--mode", help="(default: each that runs here); iptables in both flavours")
+    sync.add_argument("--services", type=_count, metavar="N", help="(default: 10, then 1000, then 10000)")
     sync.add_argument("--endpoints", type=_count, default=2, metavar="E", help="of each service (default: 2)")
     sync.add_argument("--changes", type=_count, default=50, metavar="C", help="to measure (default: 50)")
     sync.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all samples there")
@@ -196,14 +207,14 @@ def _config_check(options: argparse.Namespace) -> int:
     effect, and what this kernel can't do. Ends with 1 if it would not start."""
     found = []
     try:
-        configuration = configuration_file.read(options.file)
+        configuration = configuration_file.read(options.file, options.mode)
     except BadConfiguration as error:
         found = [Finding(one.line, one.field, "wrong", one.reason) for one in error.mistakes]
     else:
         found = [Finding(one.line, one.field, "ignored", one.reason) for one in configuration.ignored]
         try:
             _check(configuration)
-            mode = _choose(configuration.mode).name
+            mode = _choose(options.mode or configuration.mode).name
         except (UsageError, modes.UnknownMode) as error:
             found.append(Finding(0, "mode", "impossible", str(error)))
         else:
@@ -259,18 +270,17 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _bench_sync(options: argparse.Namespace) -> int:
     _prepare_for_the_lab()
-    via_api = options.via_api
     if options.mode:
         runnable = [_choose(options.mode).name]
     else:
-        runnable = [name for name in modes.names() if modes.load(name).probe() is None] if via_api else ["nftables"]
-    sizes = [options.services] if options.services else [10, 10_000] if via_api else [1000]
+        runnable = [name for name in modes.names() if modes.load(name).probe() is None]
+    from bench.contender import contenders
     from bench.sync import SyncBench, report
 
     benches = [
-        SyncBench(mode, size, options.endpoints, options.changes, via_api=via_api)
-        for mode in runnable
-        for size in sizes
+        SyncBench(contender, size, options.endpoints, options.changes, via_api=options.via_api)
+        for size in ([options.services] if options.services else _SIZES)
+        for contender in contenders(runnable)
     ]
     try:
         return report(benches, options.json)

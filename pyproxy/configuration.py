@@ -21,6 +21,8 @@ from pyproxy.kube_proxy_configuration import (
     IpvsSection,
     KubeProxyConfiguration,
     Nftables,
+    section_of,
+    sections_of_masquerade_all,
 )
 from pyproxy.text_file import read_text
 from pyproxy.yaml_text import Broken
@@ -128,7 +130,7 @@ def _resolve(decoder: Decoder, flag: str | None) -> Configuration:
         bridge_interface=file.detect_local.bridge_interface,
         interface_name_prefix=file.detect_local.interface_name_prefix,
         node_port_addresses=_node_port_addresses(decoder, file.node_port_addresses),
-        masquerade_all=_masquerade_all(file, mode),
+        masquerade_all=any(getattr(file, name).masquerade_all for name in sections_of_masquerade_all(mode)),
         sync_period=sync_period,
         min_sync_period=min_sync_period,
         verbosity=file.logging.verbosity,
@@ -157,7 +159,7 @@ def _listen(address: Address | None, host: IP, port: int) -> Listen | None:
 
 
 def _periods(decoder: Decoder, file: KubeProxyConfiguration, mode: str) -> tuple[float, float]:
-    name = mode if mode in ("iptables", "ipvs") else "nftables"
+    name = section_of(mode)
     section: Nftables | IpvsSection = getattr(file, name)
     period = min(section.sync_period or _SYNC_PERIOD_S, _LONGEST_PERIOD_S)
     least = section.min_sync_period or min(_MIN_SYNC_PERIOD_S, period)
@@ -187,13 +189,6 @@ def _node_port_addresses(decoder: Decoder, entries: list[Prefix | None]) -> tupl
     if len(entries) > 1:
         decoder.complain(("nodePortAddresses",), "primary must be the only entry")
     return ()
-
-
-def _masquerade_all(file: KubeProxyConfiguration, mode: str) -> bool:
-    """kube-proxy keeps that of ipvs in the section of iptables; the modes it does not have go by any."""
-    if mode in ("iptables", "ipvs"):
-        return file.iptables.masquerade_all
-    return file.nftables.masquerade_all or (mode != "nftables" and file.iptables.masquerade_all)
 
 
 def _ipvs(section: IpvsSection) -> Ipvs:

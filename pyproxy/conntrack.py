@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Condition
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ _KIND = 0x3FFF
 _IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _BATCH_BYTES = 60_000
 _TRY_AGAIN_S = 1.0
+_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+_SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 _RECEIVE_BYTES = 1 << 20
 
 
@@ -112,6 +115,13 @@ def _is_own(address: IP) -> bool:
         except OSError:
             return False
     return True
+
+
+def objection(route: Route) -> str | None:
+    """What this kernel's conntrack lacks to follow the route's connections: one sentence, or None."""
+    if route.transport is Transport.SCTP and _CONNTRACK.exists() and not _SCTP_CONNTRACK.exists():
+        return "this kernel's conntrack does not know SCTP"
+    return None
 
 
 def expectation(table: Table, lost: Iterable[Route] = ()) -> Expectation:

@@ -94,6 +94,11 @@ class Controller:
         except IndexError:
             return None
 
+    @property
+    def problems(self) -> Mapping[Key, tuple[Problem, ...]]:
+        """From any thread: what of services can't be obeyed, as of the last plan. Replaced whole, never changed."""
+        return self._reported
+
     def _put(self, message: list[Event] | Settings) -> None:
         self._arrivals.append(time.monotonic())
         self._inbox.put(message)

@@ -24,9 +24,9 @@ _WITHOUT_EFFECT = (
     *("bind-address", "config-sync-period", "feature-gates", "oom-score-adj", "profiling", "proxy-port-range"),
     *("conntrack-max-per-core", "conntrack-min", "conntrack-tcp-be-liberal", "conntrack-tcp-timeout-close-wait"),
     *("conntrack-tcp-timeout-established", "conntrack-udp-timeout", "conntrack-udp-timeout-stream"),
-    *("init-only", "iptables-localhost-nodeports", "iptables-masquerade-bit", "iptables-min-sync-period"),
-    *("iptables-sync-period", "ipvs-exclude-cidrs", "ipvs-min-sync-period", "ipvs-scheduler", "ipvs-strict-arp"),
-    *("ipvs-sync-period", "ipvs-tcp-timeout", "ipvs-tcpfin-timeout", "ipvs-udp-timeout", "kube-api-burst"),
+    *("init-only", "iptables-localhost-nodeports", "iptables-masquerade-bit", "ipvs-exclude-cidrs"),
+    *("ipvs-min-sync-period", "ipvs-scheduler", "ipvs-strict-arp", "ipvs-sync-period", "ipvs-tcp-timeout"),
+    *("ipvs-tcpfin-timeout", "ipvs-udp-timeout", "kube-api-burst"),
     *("kube-api-content-type", "kube-api-qps", "log-flush-frequency", "log-json-info-buffer-size"),
     *("log-json-split-stream", "log-text-info-buffer-size", "log-text-split-stream", "show-hidden-metrics-for-version"),
     "vmodule",
@@ -66,6 +66,9 @@ def add_to(run: argparse.ArgumentParser) -> None:
                      help="give ClusterIP traffic of pods a node address, too")  # fmt: skip
     how.add_argument("--sync-period", type=_period, metavar="DURATION", help="between verifications (default: 30s)")
     how.add_argument("--min-sync-period", type=_seconds, metavar="DURATION", help="between syncs (default: 100ms)")
+    # kube-proxy's names for the same two, which it obeys in every mode but ipvs.
+    how.add_argument("--iptables-sync-period", type=_period, help=argparse.SUPPRESS)
+    how.add_argument("--iptables-min-sync-period", type=_seconds, help=argparse.SUPPRESS)
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
                       help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
@@ -90,6 +93,11 @@ def override(configuration: Configuration, options: argparse.Namespace) -> Confi
         if getattr(options, one.name, None) is not None
     }
     changes: dict[str, Any] = {name: None if value is _DISABLED else value for name, value in given.items()}
+    if changes.get("mode", configuration.mode) != "ipvs":
+        for name in ("sync_period", "min_sync_period"):
+            value = getattr(options, f"iptables_{name}")
+            if value is not None:
+                changes.setdefault(name, value)
     return replace(configuration, **changes)
 
 

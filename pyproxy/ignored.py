@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pyproxy.decoder import Decoder
-from pyproxy.kube_proxy_configuration import KubeProxyConfiguration
+from pyproxy.kube_proxy_configuration import KubeProxyConfiguration, section_of, sections_of_masquerade_all
 
 
 class Ignored(NamedTuple):
@@ -20,10 +20,11 @@ class Ignored(NamedTuple):
 _WINDOWS = "it is for Windows"
 _JSON = "the API server is asked for JSON"
 _RATE = "requests to the API server are few, and not limited"
+_MARKS = dict.fromkeys(("iptables", "nftables"), "what is to be masqueraded is always marked with bit 14 (0x4000)")
+"""What a mode does instead of obeying masqueradeBit."""
 _MARK = "pyproxy uses a mark of its own, or none"
 _LOG = "the log is written at once, to one place"
 _CONNTRACK = "pyproxy changes no sysctl; set net.netfilter.nf_conntrack_* in /etc/sysctl.d of the node"
-_BY_NFTABLES = "this mode goes by the section nftables"
 
 _WITHOUT_EFFECT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("feature_gates", ({},), "pyproxy has no feature gates"),
@@ -40,8 +41,6 @@ _WITHOUT_EFFECT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("bind_address", (None, "0.0.0.0", "::"), "only its family counts; node addresses are those of the Node object"),  # noqa: S104
     ("enable_profiling", (False,), "there is no profiler to serve"),
     ("show_hidden_metrics_for_version", ("",), "no metric is hidden"),
-    ("iptables.masquerade_bit", (14,), _MARK),
-    ("nftables.masquerade_bit", (14,), _MARK),
     ("iptables.localhost_node_ports", (False,), "node ports never answer on loopback (CVE-2020-8558)"),
     ("winkernel.network_name", ("",), _WINDOWS),
     ("winkernel.source_vip", ("",), _WINDOWS),
@@ -62,25 +61,48 @@ _WITHOUT_EFFECT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
 )
 """Fields, values of them that ask for nothing (zero and kube-proxy's default), and why others are not obeyed."""
 
-_OTHER_SECTIONS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    ("iptables.sync_period", (0, 30), _BY_NFTABLES),
-    ("iptables.min_sync_period", (0, 1), _BY_NFTABLES),
-    ("ipvs.sync_period", (0, 30), _BY_NFTABLES),
-    ("ipvs.min_sync_period", (0,), _BY_NFTABLES),
+_OF_MODES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("iptables.masquerade_bit", (14,)),
+    ("iptables.masquerade_all", (False,)),
+    ("iptables.sync_period", (0, 30)),
+    ("iptables.min_sync_period", (0, 1)),
+    ("ipvs.sync_period", (0, 30)),
+    ("ipvs.min_sync_period", (0,)),
+    ("ipvs.scheduler", ("", "rr")),
+    ("ipvs.exclude_cidrs", ([],)),
+    ("ipvs.strict_arp", (False,)),
+    ("ipvs.tcp_timeout", (0,)),
+    ("ipvs.tcp_fin_timeout", (0,)),
+    ("ipvs.udp_timeout", (0,)),
+    ("nftables.masquerade_bit", (14,)),
+    ("nftables.masquerade_all", (False,)),
+    ("nftables.sync_period", (0, 30)),
+    ("nftables.min_sync_period", (0, 1)),
 )
-"""Likewise, in the modes that kube-proxy does not have: its default mode would go by these."""
+"""Likewise, fields that count in some modes. A flag may name another mode than the file, whose section then rests."""
 
 
 def ignored(decoder: Decoder, file: KubeProxyConfiguration, mode: str) -> tuple[Ignored, ...]:
     """In order of their lines."""
-    others = () if mode in ("iptables", "ipvs", "nftables") else _OTHER_SECTIONS
+    of_modes = ((path, harmless, _why_not(path, mode)) for path, harmless in _OF_MODES)
     result = []
-    for path, harmless, reason in _WITHOUT_EFFECT + others:
+    for path, harmless, reason in (*_WITHOUT_EFFECT, *of_modes):
         value: Any = file
         steps: tuple[str, ...] = ()
         for name in path.split("."):
             (field,) = (field for field in msgspec.structs.fields(value) if field.name == name)
             value, steps = getattr(value, name), (*steps, field.encode_name)
-        if value not in harmless:
+        if reason and value not in harmless:
             result.append(Ignored(".".join(steps), decoder.line_of(steps), reason))
     return tuple(sorted(result, key=lambda field: field.line))
+
+
+def _why_not(path: str, mode: str) -> str:
+    """Empty if ``mode`` goes by that field."""
+    section, field = path.split(".")
+    counting = sections_of_masquerade_all(mode) if field.startswith("masquerade") else (section_of(mode),)
+    if mode == "auto" and section == "ipvs" and not field.endswith("sync_period"):
+        return ""  # it may yet become that mode
+    if section not in counting:
+        return f"mode {mode} goes by the section {counting[0]}"
+    return _MARKS.get(mode, _MARK) if field == "masquerade_bit" else ""

@@ -238,3 +238,16 @@ class KubeProxyConfiguration(msgspec.Struct, rename="camel"):
     config_sync_period: Seconds = 0.0
     port_range: str = ""
     windows_run_as_service: bool = False
+
+
+def section_of(mode: str) -> str:
+    """The section that a mode takes its periods from. Those that kube-proxy does not have, ``auto`` among them, share
+    that of its newest mode."""
+    return mode if mode in ("iptables", "ipvs") else "nftables"
+
+
+def sections_of_masquerade_all(mode: str) -> tuple[str, ...]:
+    """Of which any asks for it: kube-proxy keeps that of ipvs with iptables; the modes it does not have go by both."""
+    if mode in ("iptables", "ipvs"):
+        return ("iptables",)
+    return ("nftables",) if mode == "nftables" else ("iptables", "nftables")

@@ -44,6 +44,11 @@ class KubernetesSource:
     def connections(self) -> list[Connection]:
         return [one.connection for one in self._reflectors]
 
+    @property
+    def problems(self) -> list[Problem]:
+        """From any thread: what is wrong with objects as the server has them now."""
+        return [problem for one in self._reflectors for problem in one.problems]
+
     def run(self) -> None:
         """Start the reflectors' threads, and say what is waited for until everything is there."""
         for one in self._reflectors:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 from inotify_simple import INotify, flags
 
 from pyproxy.manifest import Broken, parse
-from pyproxy.objects import Delete, Event, Object, Upsert
+from pyproxy.objects import Delete, Event, Key, Object, Upsert
+from pyproxy.problem import Problem
 
 log = logging.getLogger("pyproxy.manifests")
 
@@ -35,6 +36,7 @@ class _File(NamedTuple):
     identity: tuple[int, int, int] | None
     """Inode, size in bytes and time of change in ns; None if it could not be opened."""
     objects: Objects
+    problems: tuple[Problem, ...] = ()
 
 
 class PathError(Exception):
@@ -57,6 +59,11 @@ class ManifestSource:
                 path.open("rb").close()
         except OSError as error:
             raise PathError(f"can't read manifests from {path}: {error.strerror}") from None
+
+    @property
+    def problems(self) -> list[Problem]:
+        """From any thread: what is wrong with files and objects as they are now."""
+        return [problem for file in list(self._files.values()) for problem in file.problems]
 
     def run(self) -> None:
         """Never returns; made for a daemon thread. The first batch is delivered once all files have been read."""
@@ -138,10 +145,10 @@ class ManifestSource:
             return self._replace(name, old.objects, {})
         except OSError as error:
             _complain(path, error.strerror or str(error))
-            self._files[name] = _File(None, old.objects)
+            self._files[name] = _File(None, old.objects, (_unreadable(path, error.strerror or str(error)),))
             return []
-        objects = _read(path, text, old.objects)
-        self._files[name] = _File(identity, objects)
+        objects, problems = _read(path, text, old.objects)
+        self._files[name] = _File(identity, objects, problems)
         return self._replace(name, old.objects, objects)
 
     def _replace(self, name: str, old: Objects, new: Objects) -> list[Event]:
@@ -165,16 +172,16 @@ class ManifestSource:
         return events
 
 
-def _read(path: Path, text: bytes, old: Objects) -> Objects:
-    """The objects to be in force from now on."""
+def _read(path: Path, text: bytes, old: Objects) -> tuple[Objects, tuple[Problem, ...]]:
+    """The objects to be in force from now on, and what is wrong with those in the file."""
     try:
         manifest = parse(text)
     except Broken as broken:
         _complain(path, f"{broken}; its last good version stays in force")
-        return old
+        return old, (_unreadable(path, str(broken)),)
     except Exception:  # whatever a text does to its parser, it must not take down what works
         log.exception("manifest not obeyed; its last good version stays in force", extra={"path": path})
-        return old
+        return old, (_unreadable(path, "the log says why"),)
     objects: Objects = {}
     for thing in manifest.objects:
         identity = Delete(type(thing), thing.key)
@@ -189,7 +196,11 @@ def _read(path: Path, text: bytes, old: Objects) -> Objects:
         note = "; its last good version stays in force" if kept else ""
         where = f"line {mishap.line}: " if mishap.line else ""
         _complain(path, f"{where}{mishap.problem}{note}")
-    return objects
+    return objects, tuple(mishap.problem for mishap in manifest.mishaps)
+
+
+def _unreadable(path: Path, reason: str) -> Problem:
+    return Problem("Manifest", Key("", path.name), "", f"it can't be read: {reason}")
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -1,4 +1,4 @@
-"""kube-proxy's metrics port: /metrics, /healthz, /proxyMode; and a page for people at /."""
+"""kube-proxy's metrics port: /metrics, /healthz, /proxyMode; a page for people at /, and what becomes of a packet."""
 
 import json
 from base64 import b64encode
@@ -7,6 +7,10 @@ from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
 
+import msgspec
+
+from pyproxy.explainer import Explainer
+from pyproxy.explanation import parse
 from pyproxy.http_server import Address, Request, Response
 from pyproxy.metrics import CONTENT_TYPE, Metrics
 from pyproxy.status import Status
@@ -18,7 +22,7 @@ _PAGE_POLICY = (
 
 
 class MetricsPort:
-    def __init__(self, mode: str, metrics: Metrics, status: Status) -> None:
+    def __init__(self, mode: str, metrics: Metrics, status: Status, explainer: Explainer) -> None:
         page = files("pyproxy").joinpath("status.html").read_bytes()
         html = Response(HTTPStatus.OK, page, "text/html; charset=utf-8", {"Content-Security-Policy": _policy(page)})
         self._answers: dict[str, Callable[[Request], Response]] = {
@@ -27,6 +31,7 @@ class MetricsPort:
             "/proxyMode": lambda _: _text(mode),
             "/metrics": lambda _: Response(HTTPStatus.OK, metrics.text(), CONTENT_TYPE),
             "/status.json": lambda request: _json(status.overview(request.query.get("search", ""))),
+            "/explain.json": lambda request: _explanation(explainer, request.query.get("to", "")),
         }
 
     def answer(self, request: Request, local: Address) -> Response:  # noqa: ARG002
@@ -36,12 +41,23 @@ class MetricsPort:
         return handler(request)
 
 
-def _text(text: str) -> Response:
-    return Response(HTTPStatus.OK, text.encode(), "text/plain; charset=utf-8")
+def _text(text: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(status, text.encode(), "text/plain; charset=utf-8")
 
 
 def _json(value: object) -> Response:
     return Response(HTTPStatus.OK, json.dumps(value).encode())
+
+
+def _explanation(explainer: Explainer, to: str) -> Response:
+    try:
+        destination = parse(to)
+    except ValueError as error:
+        return _text(f"{error}\n", HTTPStatus.BAD_REQUEST)
+    found = explainer.explain(destination)
+    if found is None:
+        return _text("the first sync has not reached the kernel yet\n", HTTPStatus.SERVICE_UNAVAILABLE)
+    return Response(HTTPStatus.OK, msgspec.json.encode(found))
 
 
 def _policy(page: bytes) -> str:

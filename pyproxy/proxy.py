@@ -7,16 +7,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pyproxy import __version__, log
+from pyproxy import __version__, conntrack, log
 from pyproxy.config_file import ConfigFile
 from pyproxy.configuration import Configuration
 from pyproxy.conntrack import Reconciler
 from pyproxy.controller import Controller, Pace, Settings
+from pyproxy.explainer import Explainer
 from pyproxy.health import Health
 from pyproxy.health_ports import HealthPorts
 from pyproxy.host import HostOptions
@@ -28,7 +29,8 @@ from pyproxy.planner import Planner
 from pyproxy.problem import Problem
 from pyproxy.status import Status
 from pyproxy.store import Store
-from pyproxy.table import Mode, ModeError
+from pyproxy.table import Mode, ModeError, Route
+from pyproxy.takeover import Takeover
 
 logger = logging.getLogger("pyproxy")
 
@@ -51,6 +53,10 @@ class PortTaken(Exception):
 class Source(Protocol):
     """Where objects come from."""
 
+    @property
+    def problems(self) -> Collection[Problem]:
+        """From any thread: what is wrong with those that it did not let in."""
+
     def run(self) -> None:
         """In a thread: deliver, until the process ends."""
 
@@ -63,19 +69,21 @@ class Proxy:
         self._server = HttpServer()
         self._metrics = Metrics(mode.name)
         self._status = Status(mode.name, node_name)
+        self._explainer = Explainer(mode.name)
         self._health = Health(self._status, configuration.sync_period, self._metrics.answered)
         self._reconciler = Reconciler(self._metrics.reconciled)
         self._listeners: list[Callable[[Problem], None]] = [self._status.note, self._metrics.note]
         store = Store(node_name)
         settings = self._settings(configuration)
-        observers: list[Observer] = [self._metrics, self._status, _Collector()]
+        observers: list[Observer] = [self._metrics, self._status, self._explainer, _Collector(), Takeover(mode.name)]
         observers.append(HealthPorts(self._server, lambda: self._health.keeps_up, self.report))
         if mode.tracks_connections:
             observers.append(self._reconciler)
         self._controller = Controller(
-            store, Planner(store, settings.host, mode.objection), mode, settings.pace, tuple(observers), self.report
+            store, Planner(store, settings.host, self._objection), mode, settings.pace, tuple(observers), self.report
         )
         self._status.pending_since = lambda: self._controller.pending_since
+        self._explainer.problems = lambda: self._controller.problems
         self.deliver = self._controller.deliver
         """For a source; see Controller.deliver."""
 
@@ -122,6 +130,7 @@ class Proxy:
         sys.setswitchinterval(0.0005)
         extra = {"version": __version__, "mode": self._mode.name, "node": self._node_name}
         logger.info("starting", extra=extra)
+        self._explainer.refused = lambda: source.problems
         self._serve()
         self._start("source", source.run)
         self._start("conntrack", self._reconciler.run)
@@ -145,6 +154,11 @@ class Proxy:
         log.set_up(configuration.log_format, configuration.verbosity)
         self._controller.change(self._settings(configuration))
 
+    def _objection(self, route: Route) -> str | None:
+        """Why the kernel can't serve it."""
+        objection = self._mode.objection(route)
+        return conntrack.objection(route) if objection is None and self._mode.tracks_connections else objection
+
     def _settings(self, configuration: Configuration) -> Settings:
         host = HostOptions(
             node_name=self._node_name,
@@ -160,7 +174,7 @@ class Proxy:
     def _serve(self) -> None:
         """Raises PortTaken."""
         self._server.start()
-        page = MetricsPort(self._mode.name, self._metrics, self._status)
+        page = MetricsPort(self._mode.name, self._metrics, self._status, self._explainer)
         self._listen("healthz", self._configuration.healthz_address, self._health.answer)
         self._listen("metrics", self._configuration.metrics_address, page.answer, slow=True)
 

@@ -93,6 +93,11 @@ class Reflector:
         self._restarts = 0  # after it was reached, without a watch that lasted
         self.connection = Connection(resource.kind.__name__)
 
+    @property
+    def problems(self) -> list[Problem]:
+        """From any thread: what is wrong with objects as the server has them now."""
+        return [problem for some in list(self._reported.values()) for problem in some]
+
     def run(self) -> None:
         """For ever, in a thread."""
         while True:

@@ -6,11 +6,12 @@ other module of this package: this one holds every value it sees, and what it ma
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import NamedTuple, Protocol
 
 from pyproxy.address import IP, Family, Prefix, family_of
+from pyproxy.own_address import is_own
 
 __all__ = [
     "IP",
@@ -30,6 +31,7 @@ __all__ = [
     "Table",
     "Transport",
     "family_of",
+    "is_own",
 ]
 
 
@@ -69,6 +71,14 @@ class Pool:
 
     backends: tuple[Backend, ...]
     on_empty: OnEmpty = OnEmpty.REJECT
+
+    def in_places_of(self, old: "Pool") -> "Pool":
+        """With every backend that stays in the place it had: one endpoint more is written to one place."""
+        staying = set(self.backends)
+        places = [backend if backend in staying else None for backend in old.backends[: len(self.backends)]]
+        places += [None] * (len(self.backends) - len(places))
+        movers = iter(sorted(staying.difference(filter(None, places)), key=lambda backend: (backend.ip, backend.port)))
+        return Pool(tuple(backend or next(movers) for backend in places), self.on_empty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,15 @@ class Route:
     @property
     def pools(self) -> tuple[Pool, Pool, Pool]:
         return self.internal, self.external, self.short_circuit
+
+    def in_places_of(self, old: "Route") -> "Route":
+        """With the order of backends that a mode wrote before, as far as they stay."""
+        return replace(
+            self,
+            internal=self.internal.in_places_of(old.internal),
+            external=self.external.in_places_of(old.external),
+            short_circuit=self.short_circuit.in_places_of(old.short_circuit),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +194,9 @@ class Mode(Protocol):
 
     def cleanup(self) -> list[str]:
         """Remove all that this mode ever wrote, and say what that was. Raises ModeError."""
+
+    def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
+        """What in the kernel serves that destination, as the kernel's own tool writes it; empty if nothing does.
+
+        Read from the kernel, so it needs no state of this object. Raises ModeError.
+        """

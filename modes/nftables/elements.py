@@ -80,7 +80,7 @@ def comment_of(route: Route) -> str:
 
 
 def _pool(prefix: str, key: str, pool: Pool, first: int, behaviour: Behaviour) -> Iterator[tuple[Slot, str]]:
-    numbered = ((_classid(CHOICE + first + i), backend) for i, backend in enumerate(pool.backends[:MOST_BACKENDS]))
+    numbered = ((classid(CHOICE + first + i), backend) for i, backend in enumerate(pool.backends[:MOST_BACKENDS]))
     if not behaviour.sticky_seconds:
         endpoints = f"{prefix}endpoints"
         for slot, backend in numbered:
@@ -93,7 +93,7 @@ def _pool(prefix: str, key: str, pool: Pool, first: int, behaviour: Behaviour) -
         yield Slot(f"{prefix}sticky-endpoints", f"{key} . {ids[backend]}"), f"{backend.ip} . {backend.port}"
 
 
-def _classid(number: int) -> str:
+def classid(number: int) -> str:
     """A packet priority as nft writes it."""
     return f"{number >> 16:x}:{number & 0xFFFF:x}"
 
@@ -104,7 +104,7 @@ def _sticky_id(backend: Backend, first: int, taken: set[int]) -> str:
     while number in taken:
         number = (number + 1) & 0x7FFFFF
     taken.add(number)
-    return _classid(CHOICE | number | (0x800000 if first else 0))
+    return classid(CHOICE | number | (0x800000 if first else 0))
 
 
 def _by_address(backend: Backend) -> tuple[str, int]:

@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from itertools import chain
 
 from modes.nftables import ruleset
 from modes.nftables.elements import Elements, Slot, behaviours_of, comment_of, elements_of
 from modes.nftables.family import Dialect
 from modes.nftables.ruleset import HOST_SETS, SETS, SHARED_SETS, TABLE
-from pyproxy.table import Drift, Host, Pool, Route, RouteId, Table
+from pyproxy.table import Drift, Host, Route, RouteId, Table
 
 _COMMENTED = ("services", "node-ports")
 
@@ -58,7 +57,7 @@ class FamilyTable:
         for route_id in changed:
             old, new = self._routes.pop(route_id, None), table.routes.get(route_id)
             if new:
-                new = self._routes[route_id] = _in_old_places(old, new) if old else new
+                new = self._routes[route_id] = new.in_places_of(old) if old else new
                 for _, behaviour in behaviours_of(new):
                     if behaviour.chain and behaviour.chain not in self._chains:
                         chains.update(behaviour.chains(self._d, table.host))
@@ -135,21 +134,3 @@ class FamilyTable:
 def _element(slot: Slot, value: str, comment: str) -> str:
     note = f' comment "{comment}"' if slot.set in _COMMENTED else ""
     return f"{slot.key}{note} : {value}" if value else slot.key
-
-
-def _in_old_places(old: Route, new: Route) -> Route:
-    """``new`` with every backend that stays in the slot it had, so that one endpoint more costs one slot."""
-    return replace(
-        new,
-        internal=_placed(old.internal, new.internal),
-        external=_placed(old.external, new.external),
-        short_circuit=_placed(old.short_circuit, new.short_circuit),
-    )
-
-
-def _placed(old: Pool, new: Pool) -> Pool:
-    staying = set(new.backends)
-    places = [backend if backend in staying else None for backend in old.backends[: len(new.backends)]]
-    places += [None] * (len(new.backends) - len(places))
-    movers = iter(sorted(staying.difference(filter(None, places)), key=lambda backend: (backend.ip, backend.port)))
-    return Pool(tuple(backend or next(movers) for backend in places), new.on_empty)

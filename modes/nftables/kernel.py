@@ -67,6 +67,18 @@ def chains(ip: str) -> set[str]:
     return {c["name"] for c in listed.get("chain", ()) if (c["family"], c["table"]) == (ip, TABLE)}
 
 
+def rules(ip: str) -> dict[str, list[str]]:
+    """Of every chain of one family, in the words of nft. Raises ModeError, also if there is no table."""
+    found: dict[str, list[str]] = {}
+    block: list[str] = []  # what is in sets, which nft lists first, goes nowhere
+    for line in run_nft(["--terse", "list", "table", ip, TABLE]).decode().splitlines():
+        if line.startswith("\tchain "):
+            block = found.setdefault(line.split()[1], [])
+        elif line.startswith("\t\t"):
+            block.append(line.strip())
+    return found
+
+
 def elements(ip: str, set_names: Iterable[str], *, maps: bool) -> Elements:
     """What is in those sets, in the words of `modes.nftables.elements`."""
     found: Elements = {}

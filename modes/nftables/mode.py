@@ -5,14 +5,13 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from modes.nftables import kernel, netlink, ruleset
+from modes.nftables.entries import entries
 from modes.nftables.family import DIALECTS
 from modes.nftables.family_table import FamilyTable
 from modes.nftables.netlink import Heard
 from modes.nftables.ruleset import TABLE
-from pyproxy.table import Drift, Family, Host, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Family, Host, ModeError, Route, RouteId, Table, Transport
 
-_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
-_SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 _PLAIN_SETS = (*ruleset.SHARED_SETS, "allowed-sources", *ruleset.HOST_SETS)
 
 
@@ -43,8 +42,6 @@ class NftablesMode:
     def objection(self, route: Route) -> str | None:
         if route.id.family not in self._tables:
             return f"this kernel has no {route.id.family.value}"
-        if route.transport is Transport.SCTP and _CONNTRACK.exists() and not _SCTP_CONNTRACK.exists():
-            return "this kernel's conntrack does not know SCTP"
         return None
 
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
@@ -136,6 +133,10 @@ class NftablesMode:
         if mine:
             kernel.load("\n".join(f"delete table {ip} {TABLE}" for ip in mine))
         return [f"nftables table {ip} {TABLE}" for ip in mine]
+
+    def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
+        """Elements and rules, each as `nft add` would take it."""
+        return list(entries(address, port, transport))
 
 
 def _recreate(tables: Mapping[Family, FamilyTable], table: Table) -> Iterator[str]:

@@ -10,12 +10,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from typing import NamedTuple
 
 from pyproxy.table import Family, ModeError
 
 _NETLINK_NETFILTER = 12
 _NFTABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_CHAIN, _GET_RULE, _GET_GENERATION = _NFTABLES | 4, _NFTABLES | 7, _NFTABLES | 16  # NFT_MSG_GET*
+_GET_ELEMENT = _NFTABLES | 13  # NFT_MSG_GETSETELEM
 _NEW_GENERATION = _NFTABLES | 15  # NFT_MSG_NEWGEN
 _GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
@@ -25,6 +27,12 @@ _ERROR, _DONE = 2, 3
 _TABLE_NAME = 1  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
 _GENERATION_ID = 1  # NFTA_GEN_ID
 _CHAIN_USE, _CHAIN_COUNTERS = 6, 8  # NFTA_CHAIN_*: they change without anybody's doing
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _ELEMENT = 1, 2, 3, 1  # NFTA_SET_ELEM_LIST_*, NFTA_LIST_ELEM
+_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA = 1, 2, 6  # NFTA_SET_ELEM_*
+_VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2  # NFTA_DATA_*, NFTA_VERDICT_*
+_VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}  # NF_*, NFT_*
+_COMMENT = 0  # libnftnl's NFTNL_UDATA_SET_ELEM_COMMENT
+_NESTED = 0x8000  # NLA_F_NESTED
 _RECEIVE_BYTES = 1 << 18
 _FAMILY = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 
@@ -47,6 +55,47 @@ def fingerprint(family: Family, table: str) -> bytes:
             if (_TABLE_NAME, table.encode() + b"\0") in fields:
                 parts += [struct.pack("=H", kind) + payload for kind, payload in fields if kind not in volatile]
     return b"".join(parts)
+
+
+class Element(NamedTuple):
+    """What a set or map holds for a key."""
+
+    value: bytes
+    """Empty in a set, and where there is a verdict."""
+    verdict: str
+    comment: str
+
+
+def element(family: Family, table: str, name: str, key: bytes) -> Element | None:
+    """That one element of the set or map ``name``, None if it is not there.
+
+    nft 1.0.6 reads all elements of all sets for this, and gives none of those asked for if one of them is missing.
+    """
+    asked = _nested(_LIST_ELEMENTS, _nested(_ELEMENT, _nested(_ELEMENT_KEY, _attribute(_VALUE, key))))
+    names = _attribute(_LIST_TABLE, table.encode() + b"\0") + _attribute(_LIST_SET, name.encode() + b"\0")
+    try:
+        (answer,) = _ask(_GET_ELEMENT, _REQUEST, _FAMILY[family], names + asked)
+    except _NotThere:
+        return None
+    (found,) = dict(_attributes(dict(_attributes(answer))[_LIST_ELEMENTS])).values()
+    fields = dict(_attributes(found))
+    data = dict(_attributes(fields.get(_ELEMENT_DATA, b"")))
+    return Element(data.get(_VALUE, b""), _verdict(data.get(_VERDICT)), _comment(fields.get(_ELEMENT_USERDATA, b"")))
+
+
+def _verdict(data: bytes | None) -> str:
+    """As nft writes it."""
+    if data is None:
+        return ""
+    fields = dict(_attributes(data))
+    (code,) = struct.unpack("!i", fields[_VERDICT_CODE])
+    chain = fields.get(_VERDICT_CHAIN, b"").rstrip(b"\0").decode()
+    return f"{_VERDICTS.get(code, code)} {chain}".rstrip()
+
+
+def _comment(userdata: bytes) -> str:
+    """Of libnftnl's type, length, text."""
+    return userdata[2:].rstrip(b"\0").decode(errors="replace") if userdata[:1] == bytes([_COMMENT]) else ""
 
 
 class Heard(IntEnum):
@@ -97,11 +146,15 @@ class Watch:
                 offset += length + 3 & ~3
 
 
-def _ask(kind: int, flags: int, family: int) -> Iterator[bytes]:
+class _NotThere(ModeError):
+    """What was asked for."""
+
+
+def _ask(kind: int, flags: int, family: int, attributes: bytes = b"") -> Iterator[bytes]:
     """The attributes of each message of the answer. Raises ModeError."""
     with _as_mode_error(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
         netlink.bind((0, 0))
-        netlink.send(struct.pack("=IHHIIBBH", 20, kind, flags, 0, 0, family, 0, 0))
+        netlink.send(struct.pack("=IHHIIBBH", 20 + len(attributes), kind, flags, 0, 0, family, 0, 0) + attributes)
         while True:
             data = netlink.recv(_RECEIVE_BYTES)
             offset = 0
@@ -111,7 +164,8 @@ def _ask(kind: int, flags: int, family: int) -> Iterator[bytes]:
                     return
                 if answer == _ERROR:
                     code = -struct.unpack_from("=i", data, offset + 16)[0]
-                    raise ModeError(f"nftables can't be read: {os.strerror(code)} ({errno.errorcode.get(code)})")
+                    reason = f"nftables can't be read: {os.strerror(code)} ({errno.errorcode.get(code)})"
+                    raise _NotThere(reason) if code == errno.ENOENT else ModeError(reason)
                 yield data[offset + 20 : offset + length]
                 offset += length + 3 & ~3
             if not flags & _DUMP:
@@ -124,6 +178,14 @@ def _as_mode_error() -> Iterator[None]:
         yield
     except OSError as error:
         raise ModeError(f"the kernel does not talk of nftables: {error.strerror}") from error
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
+
+
+def _nested(kind: int, payload: bytes) -> bytes:
+    return _attribute(kind | _NESTED, payload)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -30,16 +30,21 @@ Identity = tuple[str, str, str]
 """Kind, namespace and name."""
 
 
+OURS = (sys.executable, "-m", "pyproxy", "run", "--config", "{config}", "--hostname-override", "{node}")
+"""The command line of this pyproxy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """The proxy that is to be proved, and its mode."""
 
     mode: str
-    command: tuple[str, ...] = (
-        *(sys.executable, "-m", "pyproxy", "run"),
-        *("--config", "{config}", "--hostname-override", "{node}"),
-    )
+    command: tuple[str, ...] = OURS
     """Of one process; ``{config}``, ``{kubeconfig}``, ``{node}`` and ``{mode}`` stand for what they name."""
+    iptables: str | None = None
+    """The flavour that the node says it uses: ``legacy`` or ``nft``."""
+    families: tuple[str, ...] = manifests.FAMILIES
+    """That it can serve."""
 
     def filled(self, **values: str | Path) -> list[str]:
         words = list(self.command)
@@ -53,8 +58,9 @@ class Cluster:
 
     def __init__(self, candidate: Candidate, **options: Any) -> None:
         """``options`` are fields of KubeProxyConfiguration; those of a mode's section are put into each."""
-        self.lab = Lab()
+        self.lab = Lab(candidate.iptables)
         self._candidate = candidate
+        self.mode = candidate.mode
         self._options = options
         self._turns = itertools.count()
         self._held: dict[str, dict[Identity, Object]] = {}
@@ -93,7 +99,7 @@ class Cluster:
         configuration = {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
-            "mode": self._candidate.mode,
+            "mode": self.mode,
             "clientConnection": {"kubeconfig": str(self.kubeconfig)},
             "clusterCIDR": CLUSTER_CIDRS,
             "logging": {"verbosity": 1},
@@ -107,8 +113,17 @@ class Cluster:
 
     def start(self) -> None:
         places = {"config": self.config, "kubeconfig": self.kubeconfig}
-        command = self._candidate.filled(**places, node=NODE_NAME, mode=self._candidate.mode)
+        command = self._candidate.filled(**places, node=NODE_NAME, mode=self.mode)
         self.proxy = Subject(self.lab, ["env", "PYTHONFAULTHANDLER=1", *command], self._log)
+
+    def switch(self, mode: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the proxy by that signal, and start it in another mode; its first sync has landed when this returns."""
+        self.kill(number)
+        self.mode = mode
+        self.configure(**self._options)
+        said = len(self.log())
+        self.start()
+        until(lambda: "synced" in self.log()[said:], lambda: f"no sync in mode {mode}: {self._last_words()[-6000:]}")
 
     def log(self) -> str:
         """All that the proxy has logged."""
@@ -137,17 +152,18 @@ class Cluster:
     def settle(self, patience: float = _PATIENCE_S) -> None:
         """Wait until everything written so far is served.
 
-        Services and EndpointSlices come on ways of their own, each in order: so both must bring something new.
+        Services and EndpointSlices come on ways of their own, each in order: so both must bring something new. And a
+        proxy may write one IP family after the other.
         """
         turn = next(self._turns)
         pod, port = f"pod-{turn % 3 + 1}", 1000 + turn % 50_000
         ports = [{"name": "tcp", "protocol": "TCP", "port": port}]
         sentinel = manifests.service(_SENTINEL, exposed=False, ports=ports)
         self.write_objects("sentinel", sentinel, *manifests.slices(_SENTINEL, [pod]))
-        address = manifests.addresses(_SENTINEL)["ClusterIP"]["IPv4"]
+        addresses = [manifests.addresses(_SENTINEL)["ClusterIP"][family] for family in self._candidate.families]
         client = self.lab.pods["pod-2"]
         until(
-            lambda: _pod_of(client, address, port) == pod,
+            lambda: all(_pod_of(client, address, port) == pod for address in addresses),
             lambda: f"never served; the log ends: {self._last_words()[-6000:]}",
             patience,
         )

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.cluster import Candidate, Cluster
+from tests.conformance.cluster import OURS, Candidate, Cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,8 +25,8 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def candidate(request: pytest.FixtureRequest, mode: str) -> Candidate:
-    command = request.config.getoption("--proxy-command")
-    return Candidate(mode, tuple(shlex.split(command))) if command else Candidate(mode)
+    command, flavour = (request.config.getoption(name) for name in ("--proxy-command", "--iptables"))
+    return Candidate(mode, tuple(shlex.split(command)) if command else OURS, flavour)
 
 
 @pytest.fixture(scope="session")

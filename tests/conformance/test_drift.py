@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench.lab import Lab
 from tests.conformance.cluster import Cluster, until
 from tests.conformance.manifests import addresses, service, slices
 
@@ -10,53 +11,114 @@ pytestmark = pytest.mark.own
 # What a stranger may do, by mode; {address} is the ClusterIP of a service with one endpoint.
 DAMAGE = {
     "nftables": {
-        "a table is deleted": "delete table ip pyproxy",
-        "a table is flushed": "flush table ip pyproxy",
-        "a map is flushed": "flush map ip pyproxy endpoints",
-        "an element is deleted": "delete element ip pyproxy services {{ {address} . tcp . 80 }}",
-        "an element is changed": "delete element ip pyproxy endpoints {{ {address} . tcp . 80 . fe00:0 }}; "
+        "a table is deleted": "nft delete table ip pyproxy",
+        "a table is flushed": "nft flush table ip pyproxy",
+        "a map is flushed": "nft flush map ip pyproxy endpoints",
+        "an element is deleted": "nft delete element ip pyproxy services {{ {address} . tcp . 80 }}",
+        "an element is changed": "nft delete element ip pyproxy endpoints {{ {address} . tcp . 80 . fe00:0 }}; "
         "add element ip pyproxy endpoints {{ {address} . tcp . 80 . fe00:0 : 10.244.0.13 . 8080 }}",
-        "a foreign rule comes first": "insert rule ip pyproxy services ip daddr {address} drop",
-        "a chain is emptied": "flush chain ip pyproxy prerouting",
-        "a policy is changed": "add chain ip pyproxy prerouting {{ policy drop; }}",
-    }
+        "a foreign rule comes first": "nft insert rule ip pyproxy services ip daddr {address} drop",
+        "a chain is emptied": "nft flush chain ip pyproxy prerouting",
+        "a policy is changed": "nft add chain ip pyproxy prerouting {{ policy drop; }}",
+    },
+    "iptables": {
+        "table filter is flushed": "iptables -F",
+        "table nat is flushed": "iptables -t nat -F",
+        "both are, for IPv6": "ip6tables -F\nip6tables -t nat -F",
+        "a firewall daemon restarts": "iptables -t nat -F\niptables -F\niptables -X PYPROXY-VERDICT\n"
+        "iptables -t nat -X\niptables -A FORWARD -j ACCEPT",
+        "a hook is deleted": "iptables -t nat -D PREROUTING -j PYPROXY-SERVICES",
+        "a hook is doubled": "iptables -t nat -A PREROUTING -j PYPROXY-SERVICES",
+        "a chain is emptied": "iptables -t nat -F PYPROXY-CLUSTER-IPS",
+        "a rule is changed": "iptables -t nat -R PYPROXY-CLUSTER-IPS 2 -j RETURN",
+        "a foreign rule comes first": "iptables -t nat -I PYPROXY-SERVICES -d {address} -j RETURN",
+        "refusals are dropped": "iptables -I PYPROXY-REJECT -j DROP",
+    },
+}
+# What it adds, what the log then says, and how to see whether it is there still.
+FOREIGN = {
+    "nftables": (
+        "nft add element ip pyproxy services { 10.96.9.9 . tcp . 80 : drop }",
+        "foreign element 10.96.9.9 . tcp . 80",
+        "nft list map ip pyproxy services",
+        b"10.96.9.9",
+    ),
+    "iptables": (
+        "iptables -t nat -N PYPROXY-STRANGER",
+        "chain PYPROXY-STRANGER in table nat of iptables is foreign",
+        "iptables -t nat -S",
+        b"PYPROXY-STRANGER",
+    ),
+}
+# What is its own: how it is made, seen, and removed.
+OTHERS = {
+    "nftables": (
+        "nft add table ip stranger; add chain ip stranger mine",
+        "nft list table ip stranger",
+        b"chain mine",
+        "nft delete table ip stranger",
+    ),
+    "iptables": (
+        "iptables -t nat -N STRANGER\niptables -t nat -I PREROUTING -d 192.0.2.1 -j STRANGER\n"
+        "iptables -A INPUT -j ACCEPT",
+        "iptables -t nat -S",
+        b"-A PREROUTING -d 192.0.2.1/32 -j STRANGER",
+        "iptables -t nat -D PREROUTING -d 192.0.2.1 -j STRANGER\niptables -t nat -X STRANGER\n"
+        "iptables -D INPUT -j ACCEPT",
+    ),
 }
 
 
-@pytest.fixture
-def damages(mode: str) -> dict[str, str]:
-    return DAMAGE[mode]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "damage" in metafunc.fixturenames:
+        damages = DAMAGE[metafunc.config.getoption("--mode")]
+        metafunc.parametrize("damage", damages.values(), ids=damages)
 
 
-@pytest.mark.parametrize("what", DAMAGE["nftables"])
-def test_damage_is_repaired(cluster: Cluster, number: int, damages: dict[str, str], what: str) -> None:
+def run(cluster: Cluster, commands: str) -> bytes:
+    """On the node, a command a line, as its operator would; the output of the last one."""
+    output = b""
+    for line in commands.splitlines():
+        program, rest = line.split(" ", 1)
+        # What nft takes is one argument.
+        words = [program, rest] if program == "nft" else [_flavoured(cluster.lab, program), *rest.split()]
+        output = cluster.lab.node.namespace.run(words).stdout
+    return output
+
+
+def _flavoured(lab: Lab, program: str) -> str:
+    return f"{program}-{lab.iptables}" if lab.iptables else program
+
+
+def test_damage_is_repaired(cluster: Cluster, number: int, damage: str) -> None:
     cluster.apply("drift", service(number), *slices(number, ["pod-2"]))
     address = addresses(number)["ClusterIP"]["IPv4"]
     said = len(cluster.log())
-    cluster.lab.node.namespace.run(["nft", damages[what].format(address=address)])
+    run(cluster, damage.format(address=address))
     until(lambda: "repairing" in cluster.log()[said:], lambda: "the damage was not found")
     until(lambda: cluster.outcome("pod-1", address, 80) == "pod-2", lambda: "the damage was not repaired")
+    until(lambda: cluster.outcome("pod-1", address, 9) == "refused", lambda: "an unclaimed port is not refused")
     bystander = cluster.lab.node.ipv4, 9  # nobody's port: the node itself must refuse it
     until(lambda: cluster.outcome("client", *bystander) == "refused", lambda: "others' traffic is still harmed")
     cluster.delete("drift")
 
 
-def test_a_foreign_element_is_removed(cluster: Cluster, number: int, mode: str) -> None:
-    assert mode in DAMAGE
+def test_what_is_foreign_in_it_is_removed(cluster: Cluster, number: int, mode: str) -> None:
+    adding, said, listing, there = FOREIGN[mode]
     cluster.apply("drift", service(number), *slices(number, ["pod-2"]))
-    cluster.lab.node.namespace.run(["nft", "add element ip pyproxy services { 10.96.9.9 . tcp . 80 : drop }"])
-    until(lambda: "foreign element 10.96.9.9 . tcp . 80" in cluster.log(), lambda: "it was not found")
-    listing = ["nft", "list", "map", "ip", "pyproxy", "services"]
-    until(lambda: b"10.96.9.9" not in cluster.lab.node.namespace.run(listing).stdout, lambda: "it was not removed")
+    run(cluster, adding)
+    until(lambda: said in cluster.log(), lambda: "it was not found")
+    until(lambda: there not in run(cluster, listing), lambda: "it was not removed")
     cluster.delete("drift")
 
 
-def test_tables_of_others_are_left_alone(cluster: Cluster, number: int) -> None:
-    cluster.lab.node.namespace.run(["nft", "add table ip stranger; add chain ip stranger mine"])
+def test_what_is_of_others_is_left_alone(cluster: Cluster, number: int, mode: str) -> None:
+    making, listing, there, removing = OTHERS[mode]
+    run(cluster, making)
     cluster.apply("drift", service(number), *slices(number, ["pod-2"]))
     said = len(cluster.log())
     until(lambda: "verified drift=0" in cluster.log()[said:], lambda: "never verified")
-    assert b"chain mine" in cluster.lab.node.namespace.run(["nft", "list", "table", "ip", "stranger"]).stdout
+    assert there in run(cluster, listing)
     assert "repairing" not in cluster.log()[said:], cluster.log()[said - 500 :]
-    cluster.lab.node.namespace.run(["nft", "delete", "table", "ip", "stranger"])
+    run(cluster, removing)
     cluster.delete("drift")

@@ -37,10 +37,11 @@ mount --bind /etc/resolv.conf "$1/etc/resolv.conf"
 exec chroot "$1" /bin/sh -c 'cd "$1" && exec /bin/sh -c "$2"' - "$2" "$4"
 """
 
-# A container as the DaemonSet asks for it: read-only but for /tmp, one capability or none, no way to gain any. $1: the
-# root, $2: what it finds at /mnt, $3: the capability, $4: user and group; the rest is the command.
+# A container as the DaemonSet asks for it: read-only but for /tmp, few capabilities or none, no way to gain any. $1:
+# the root, $2: what it finds at /mnt, $3: the capabilities, $4: user and group, $5: the host's xtables.lock or nothing;
+# the rest is the command.
 _CONTAINER = """set -e
-root="$1" mnt="$2" capability="$3" user="$4"; shift 4
+root="$1" mnt="$2" capabilities="$3" user="$4" lock="$5"; shift 5
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind /proc "$root/proc"
@@ -48,7 +49,13 @@ mount --bind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/tmp"
 mount --bind "$mnt" "$root/mnt"
 mount -o remount,bind,ro "$root/mnt"
-exec chroot "$root" /usr/bin/setpriv --no-new-privs --bounding-set="-all$capability" --inh-caps="-all$capability" \
+if [ "$lock" ]; then
+    mount -t tmpfs tmpfs "$root/run"  # for a file to mount upon, which a container runtime puts there, too
+    touch "$root/run/xtables.lock"
+    mount -o remount,ro "$root/run"
+    mount --bind "$lock" "$root/run/xtables.lock"
+fi
+exec chroot "$root" /usr/bin/setpriv --no-new-privs --bounding-set="-all$capabilities" --inh-caps="-all$capabilities" \
     --reuid "$user" --regid "$user" --clear-groups "$@"
 """
 _UNSHARED = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
@@ -94,17 +101,26 @@ class Image:
         """Of the last stage, which is the image."""
         return self._built[""].root
 
-    def container(self, arguments: Sequence[str], mounted: Path, capability: str = "", user: str = "") -> list[str]:
+    def container(
+        self,
+        arguments: Sequence[str],
+        mounted: Path,
+        capabilities: Sequence[str] = (),
+        user: str = "",
+        lock: Path | None = None,
+    ) -> list[str]:
         """The command that runs the image with ``arguments`` as the DaemonSet would, ``mounted`` to be seen at /mnt.
 
         It becomes the proxy without a fork, so that its process id is the proxy's. ``user`` is the image's by default.
+        ``lock`` is to be seen at /run/xtables.lock.
         """
         last = self._stages[-1]
         environment = [f"{name}={value}" for name, value in self._built[""].environment.items()]
         command = ["env", "-i", *environment, *last.last("ENTRYPOINT").command, *arguments]
         user = user or last.last("USER").words[0].partition(":")[0]
-        capability = capability and f",+{capability}"
-        return [*_UNSHARED, _CONTAINER, "-", str(self.root), str(mounted), capability, user, *command]
+        granted = "".join(f",+{name.lower()}" for name in capabilities)
+        places = [str(self.root), str(mounted), granted, user, str(lock or "")]
+        return [*_UNSHARED, _CONTAINER, "-", *places, *command]
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Of the image, as its USER and without capabilities."""

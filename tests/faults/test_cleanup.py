@@ -1,5 +1,6 @@
 """`pyproxy cleanup` removes all that pyproxy wrote, or kube-proxy did, and nothing else."""
 
+import re
 import tempfile
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from bench.demo import EXAMPLES
 from bench.lab import Lab
 from bench.subject import Subject, pyproxy_run
+from pyproxy import modes
 from tests.conformance.cluster import until
 from tests.faults.commands import is_one_sentence, pyproxy
 
@@ -98,7 +100,11 @@ def test_what_kube_proxy_left_goes_while_pyproxy_runs(lab: Lab) -> None:
 def test_without_the_capability_it_says_so(lab: Lab) -> None:
     inside = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
     done = pyproxy(lab, "cleanup", inside=inside)
-    assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
+    said = done.stderr.splitlines(keepends=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(set(said)) == len(said) == len(modes.names())  # of each mode one
+    assert all(is_one_sentence(line) for line in said)
+    assert all(re.search("Permission denied|not permitted", line) for line in said)
 
 
 def _ruleset(lab: Lab) -> bytes:

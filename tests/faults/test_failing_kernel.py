@@ -9,16 +9,28 @@ from tests.conformance.cluster import Candidate, Cluster, Load, until
 from tests.conformance.manifests import service, slices, target
 from tests.faults.failing_program import stand_before
 
+WAYS = {
+    "nft": Candidate("nftables"),
+    "iptables-legacy-restore": Candidate("iptables", iptables="legacy"),
+    "iptables-nft-restore": Candidate("iptables", iptables="nft"),
+}
+"""The program that fails, and who depends on it."""
+
+
+@pytest.fixture(params=WAYS)
+def program(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
 
 @pytest.fixture
-def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """While this file exists, nft fails."""
-    return stand_before("nft", tmp_path, monkeypatch)
+def flag(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file exists, the program fails."""
+    return stand_before(program, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def cluster(flag: Path) -> Iterator[Cluster]:
-    with Cluster(Candidate("nftables"), minSyncPeriod="5ms") as running:
+def cluster(program: str, flag: Path) -> Iterator[Cluster]:
+    with Cluster(WAYS[program], minSyncPeriod="5ms") as running:
         yield running
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,11 @@ from tests.conformance.cluster import until
 from tests.faults import dockerfile
 from tests.faults.dockerfile import DockerfileError
 from tests.faults.image import REPOSITORY, Image
+from tests.unit import kustomize
 
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
-NET_ADMIN = 1 << 12
+NET_ADMIN = 12  # the bit; the next ones are of those that follow it
+CAPABILITIES = ["NET_ADMIN", "NET_RAW"]
 COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "cpp", "rustc", "go")
 HEADERS_FOR_BPF = "linux-libc-dev"
 
@@ -27,29 +30,83 @@ def image() -> Iterator[Image]:
         yield built
 
 
-def test_it_serves_with_one_capability_and_a_read_only_root(image: Image, lab: Lab, tmp_path: Path) -> None:
-    flags = ["--mode", "nftables", "--hostname-override", NODE_NAME, "--cluster-cidr", CLUSTER_CIDRS]
-    arguments = ["run", "--manifests", "/mnt", *flags]
-    command = image.container(arguments, EXAMPLES, capability="net_admin", user="0")
-    with (tmp_path / "log").open("wb") as log:
-        proxy = lab.node.namespace.start(command, stdout=log, stderr=log)
-        requests = [
-            (who, address, port, protocol)
-            for who in (lab.pods["pod-2"], lab.client)
-            for address in ("10.96.0.80", "fd00:10:96::80")
-            for port, protocol in ((80, "TCP"), (53, "UDP"))
-        ]
-        until(lambda: all(_answers(*each) for each in requests), lambda: (tmp_path / "log").read_text()[-3000:])
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{proxy.pid}/status").read_text().splitlines())
-    capabilities = {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")}
-    assert capabilities == dict.fromkeys(capabilities, NET_ADMIN)
-    assert status["NoNewPrivs"] == "1"
-    assert Path(f"/proc/{proxy.pid}/root").stat().st_ino == image.root.stat().st_ino
-    assert " ro" in next(
-        line for line in Path(f"/proc/{proxy.pid}/mounts").read_text().splitlines() if line.split()[1] == "/"
-    )
-    proxy.terminate()
-    assert proxy.wait(timeout=10) == 0
+@pytest.mark.parametrize(
+    ("overlay", "mode", "flavour"),
+    [
+        ("overlays/nftables", "nftables", "legacy"),
+        ("base", "iptables", "nft"),
+        ("overlays/iptables", "iptables", "nft"),
+        ("overlays/iptables", "iptables", "legacy"),
+    ],
+)
+def test_it_serves_with_what_the_overlay_grants_and_no_more(
+    image: Image, tmp_path: Path, overlay: str, mode: str, flavour: str
+) -> None:
+    """And with a read-only root; what it then leaves in the kernel, the Job of the way back removes."""
+    flags = ["--mode", mode, "--hostname-override", NODE_NAME, "--cluster-cidr", CLUSTER_CIDRS]
+    grants = of_overlay(overlay, tmp_path)
+    command = image.container(["run", "--manifests", "/mnt", *flags], EXAMPLES, **grants)
+    with Lab(flavour) as lab:
+        with (tmp_path / "log").open("wb") as log:
+            proxy = lab.node.namespace.start(command, stdout=log, stderr=log)
+            requests = [
+                (who, address, port, protocol)
+                for who in (lab.pods["pod-2"], lab.client)
+                for address in ("10.96.0.80", "fd00:10:96::80")
+                for port, protocol in ((80, "TCP"), (53, "UDP"))
+            ]
+            until(lambda: all(_answers(*each) for each in requests), lambda: (tmp_path / "log").read_text()[-3000:])
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{proxy.pid}/status").read_text().splitlines())
+        granted = sum(1 << CAPABILITIES.index(name) for name in grants["capabilities"])
+        capabilities = {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")}
+        assert capabilities == dict.fromkeys(capabilities, granted << NET_ADMIN)
+        assert status["NoNewPrivs"] == "1"
+        assert Path(f"/proc/{proxy.pid}/root").stat().st_ino == image.root.stat().st_ino
+        assert " ro" in next(
+            line for line in Path(f"/proc/{proxy.pid}/mounts").read_text().splitlines() if line.split()[1] == "/"
+        )
+        proxy.terminate()
+        assert proxy.wait(timeout=10) == 0
+        lab.node.namespace.run([f"iptables-{flavour}", "-t", "nat", "-N", "KUBE-SERVICES"])  # kube-proxy serves again
+        way_back = image.container(["cleanup"], EXAMPLES, **of_overlay("", tmp_path))
+        said = lab.node.namespace.run(way_back).stdout.decode()
+        assert len(said.splitlines()) in (2, 4)  # of each family one table, or what is ours in two
+        assert said.count("removed ") == len(said.splitlines())
+        assert lab.node.namespace.run(way_back).stdout == b"nothing to remove\n"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "says"), [(["NET_ADMIN"], "NET_RAW"), (["NET_ADMIN", "NET_RAW"], "/run/xtables.lock")]
+)
+def test_where_there_are_legacy_tables_it_says_what_it_lacks_for_them(
+    image: Image, capabilities: list[str], says: str
+) -> None:
+    """So that who takes the base, or another mode's overlay, knows what to add."""
+    with Lab("legacy") as lab:
+        command = image.container(["modes", "--json"], EXAMPLES, capabilities, user="0")
+        listed = json.loads(lab.node.namespace.run(command).stdout)
+    reasons = {entry["mode"]: entry["reason"] for entry in listed}
+    assert reasons["nftables"] is None
+    assert says in reasons["iptables"]
+
+
+def of_overlay(overlay: str, scratch: Path) -> dict[str, Any]:
+    """What the container gets that writes to the kernel: of an overlay's DaemonSet, or of the Job of the way back."""
+    deploy = REPOSITORY / "deploy"
+    if overlay:
+        (workload,) = [one for one in kustomize.render(deploy / overlay) if one["kind"] == "DaemonSet"]
+    else:
+        (workload,) = kustomize.load(deploy / "overlays" / "migrate-from-kube-proxy" / "way-back.yaml")
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    context = container["securityContext"]
+    lock = scratch / "xtables.lock"
+    lock.touch(0o600)
+    has_lock = "/run/xtables.lock" in [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+    return {
+        "capabilities": context["capabilities"]["add"],
+        "user": str(context["runAsUser"]),
+        "lock": lock if has_lock else None,
+    }
 
 
 def test_nobody_can_ask_it_what_it_is(image: Image) -> None:
@@ -57,8 +114,10 @@ def test_nobody_can_ask_it_what_it_is(image: Image) -> None:
     assert image.run("--version").stdout == f"pyproxy {__version__}\n"
     listed = image.run("modes", "--json")
     assert listed.returncode == 0, listed.stderr
-    (nftables,) = [entry for entry in json.loads(listed.stdout) if entry["mode"] == "nftables"]
-    assert "CAP_NET_ADMIN" in nftables["reason"]  # so nft was found
+    reasons = {entry["mode"]: entry["reason"] for entry in json.loads(listed.stdout)}
+    assert reasons.keys() == {"iptables", "nftables"}
+    for mode, reason in reasons.items():
+        assert "CAP_NET_ADMIN" in reason, mode  # so its programs were found
 
 
 def test_what_it_runs_by_default_is_a_command(image: Image) -> None:
@@ -70,7 +129,7 @@ def test_what_it_runs_by_default_is_a_command(image: Image) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_it_holds_what_kube_proxys_traces_are_removed_with(image: Image) -> None:
+def test_it_holds_both_flavours_of_iptables(image: Image) -> None:
     for flavour in ("legacy", "nft"):
         for program in (f"iptables-{flavour}-restore", f"ip6tables-{flavour}-save"):
             assert image.inside("sh", "-c", f"command -v {program}").returncode == 0

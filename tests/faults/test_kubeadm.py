@@ -42,14 +42,18 @@ MOUNTS = (
 )
 
 
-@pytest.mark.parametrize("is_in_cluster", [False, True], ids=["kubeconfig.conf", "in-cluster"])
-def test_kube_proxys_config_map_works_unchanged(lab: Lab, tmp_path: Path, is_in_cluster: bool) -> None:
+@pytest.mark.parametrize(
+    ("is_in_cluster", "mode"),
+    [(False, ""), (True, ""), (False, "iptables")],
+    ids=["kubeconfig.conf", "in-cluster", "iptables"],
+)
+def test_kube_proxys_config_map_works_unchanged(lab: Lab, tmp_path: Path, is_in_cluster: bool, mode: str) -> None:
     """Without a kubeconfig, kubelet's environment says where the API server is, and the account who we are."""
     account, configuration = tmp_path / "account", tmp_path / "configuration"
     account.mkdir()
     (account / "token").write_text("of-kube-proxy")
     configuration.mkdir()
-    text = CONFIG.read_text()
+    text = CONFIG.read_text().replace('mode: ""', f'mode: "{mode}"')
     if is_in_cluster:
         text = text.replace("kubeconfig: /var/lib/kube-proxy/kubeconfig.conf", 'kubeconfig: ""')
         environment = [f"KUBERNETES_SERVICE_HOST={lab.node.ipv4}", "KUBERNETES_SERVICE_PORT=6443"]
@@ -68,7 +72,8 @@ def test_kube_proxys_config_map_works_unchanged(lab: Lab, tmp_path: Path, is_in_
         Subject(lab, command, sink)
         until(lambda: _pod(lab) in ("pod-2", "pod-3"), log.read_text)
         assert ask(lab.client, *target(1, "NodePort", "IPv6", "TCP")).source == lab.node.ipv6
-    assert "mode=nftables" in log.read_text()
+    assert f"mode={mode or 'nftables'}" in log.read_text()
+    assert "in vain" not in log.read_text()
 
 
 def _pod(lab: Lab) -> str | None:

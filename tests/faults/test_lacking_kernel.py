@@ -9,14 +9,14 @@ from typing import Any
 
 from pyproxy.api import Api
 from tests.conformance.cluster import Candidate, Cluster, until
-from tests.conformance.manifests import service, slices
+from tests.conformance.manifests import FAMILIES, service, slices
 
 
 @contextmanager
-def _cluster(hide: str) -> Iterator[Cluster]:
+def _cluster(hide: str, families: tuple[str, ...] = FAMILIES) -> Iterator[Cluster]:
     """``hide``: shell commands in a mount namespace of the proxy's own, after which it finds less of /proc."""
     command = ("unshare", "--mount", "sh", "-c", f'{hide} && exec "$0" "$@"', *Candidate("nftables").command)
-    with Cluster(Candidate("nftables", command), minSyncPeriod="5ms") as cluster:
+    with Cluster(Candidate("nftables", command, families=families), minSyncPeriod="5ms") as cluster:
         yield cluster
 
 
@@ -48,7 +48,7 @@ def test_a_conntrack_without_sctp(tmp_path: Path) -> None:
 
 
 def test_a_kernel_without_ipv6() -> None:
-    with _cluster("mount -t tmpfs none /proc/$$/net") as cluster:
+    with _cluster("mount -t tmpfs none /proc/$$/net", families=("IPv4",)) as cluster:
         cluster.apply("dual", service(1), *slices(1, ["pod-2"]))
         assert cluster.ask("client", 1, "NodePort", "IPv4").pod == "pod-2"
         until(lambda: "IPv6: this kernel has no IPv6" in str(_events(cluster)), lambda: str(_events(cluster)))

@@ -8,7 +8,18 @@ import pytest
 from bench.lab import Lab
 from tests.faults.commands import is_one_sentence, pyproxy
 
-WITHOUT_NFT = ["unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /usr/sbin/nft && exec "$0" "$@"']
+KUBEADM = Path(__file__).parents[1] / "unit" / "data" / "kubeadm-config.conf"
+
+
+def without(*programs: str) -> list[str]:
+    """What runs a command that does not find those."""
+    hide = "".join(f"mount --bind /dev/null /usr/sbin/{program} && " for program in programs)
+    return ["unshare", "--mount", "sh", "-c", f'{hide}exec "$0" "$@"']
+
+
+IPTABLES = ("xtables-legacy-multi", "xtables-nft-multi")  # what all of iptables' programs are links to
+WITHOUT_NFT = without("nft")
+WITHOUT_IPTABLES = without(*IPTABLES)
 WITHOUT_NET_ADMIN = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
 
 
@@ -41,29 +52,44 @@ def test_a_wrong_flag_is_named(lab: Lab, tmp_path: Path, flag: str, value: str) 
 
 
 @pytest.mark.parametrize(
-    ("inside", "says"), [(WITHOUT_NFT, "nft is not installed"), (WITHOUT_NET_ADMIN, "CAP_NET_ADMIN")]
+    ("mode", "inside", "says"),
+    [
+        ("nftables", WITHOUT_NFT, "nft is not installed"),
+        ("nftables", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
+        ("iptables", WITHOUT_IPTABLES, "is not installed (Debian package iptables)"),
+        ("iptables", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
+    ],
 )
-def test_what_is_missing_is_said(lab: Lab, tmp_path: Path, inside: list[str], says: str) -> None:
-    done = pyproxy(lab, "run", "--manifests", str(tmp_path), "--mode", "nftables", inside=inside)
+def test_what_is_missing_is_said(lab: Lab, tmp_path: Path, mode: str, inside: list[str], says: str) -> None:
+    done = pyproxy(lab, "run", "--manifests", str(tmp_path), "--mode", mode, inside=inside)
     assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
     assert says in done.stderr
     listed = pyproxy(lab, "modes", "--json", inside=inside)
     assert listed.returncode == 0
-    (mode,) = [entry for entry in json.loads(listed.stdout) if entry["mode"] == "nftables"]
-    assert mode["runs"] is False
-    assert says in mode["reason"]
+    (found,) = [entry for entry in json.loads(listed.stdout) if entry["mode"] == mode]
+    assert found["runs"] is False
+    assert says in found["reason"]
 
 
 def test_auto_says_why_no_mode_can_run(lab: Lab, tmp_path: Path) -> None:
-    done = pyproxy(lab, "run", "--manifests", str(tmp_path), inside=WITHOUT_NFT)
+    done = pyproxy(lab, "run", "--manifests", str(tmp_path), inside=without("nft", *IPTABLES))
     assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
-    assert "no mode can run here (nftables: " in done.stderr
+    reasons = done.stderr.partition("no mode can run here (")[2].split("; ")
+    assert len(reasons) == 2
+    assert reasons[0].startswith("nftables: the program nft is not installed")
+    assert reasons[1].startswith("iptables: the program ")
+
+
+@pytest.mark.parametrize(("inside", "mode"), [([], "nftables"), (WITHOUT_NFT, "iptables")])
+def test_auto_takes_the_best_mode_that_runs(lab: Lab, tmp_path: Path, inside: list[str], mode: str) -> None:
+    """kubeadm's `mode: ""`."""
+    done = pyproxy(lab, "config", "check", str(KUBEADM), inside=inside)
+    assert (done.returncode, done.stdout) == (0, f"mode: runs: {mode} mode runs here\n")
 
 
 def test_modes_tells_what_runs_here(lab: Lab) -> None:
     done = pyproxy(lab, "modes")
-    assert done.returncode == 0
-    assert "nftables  runs here" in done.stdout
+    assert (done.returncode, done.stdout) == (0, "iptables  runs here\nnftables  runs here\n")
 
 
 @pytest.mark.parametrize("command", ["demo", "bench sync"])

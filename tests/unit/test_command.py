@@ -16,7 +16,7 @@ from pyproxy.controller import Pace
 from pyproxy.host import DetectLocal, HostOptions
 from pyproxy.modes import UnknownMode
 from pyproxy.proxy import Proxy, Source
-from pyproxy.table import Drift, Mode, ModeError, Route, RouteId, Table
+from pyproxy.table import IP, Drift, Mode, ModeError, Route, RouteId, Table, Transport
 
 
 class PaperMode:
@@ -44,6 +44,9 @@ class PaperMode:
         if self._lacks == "broken":
             raise ModeError(f"{self.name} could not be removed")
         return [f"table of {self.name}"] if self._lacks is None else []
+
+    def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
+        raise AssertionError
 
 
 class Started:

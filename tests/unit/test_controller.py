@@ -13,7 +13,7 @@ from pyproxy.observer import Observer, Sync
 from pyproxy.planner import Planner
 from pyproxy.problem import Problem
 from pyproxy.store import Store
-from pyproxy.table import Drift, ModeError, Route, RouteId, Table
+from pyproxy.table import IP, Drift, ModeError, Route, RouteId, Table, Transport
 
 NEVER = 3600.0
 
@@ -56,6 +56,9 @@ class Recorder:
 
     def cleanup(self) -> list[str]:
         return []
+
+    def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
+        raise AssertionError
 
     def wait_for(self, syncs: int = 0, verified: int = 0) -> None:
         while len(self.syncs) < syncs or self.verified < verified:
@@ -224,6 +227,7 @@ def test_a_problem_is_said_once() -> None:
         controller.deliver([_service(2)])
         mode.wait_for(syncs=2)
     assert [problem.code for problem in running.problems] == ["Conflict"]
+    assert list(controller.problems.values()) == [tuple(running.problems)]
 
 
 def test_a_change_is_pending_from_its_delivery_until_the_kernel_has_it() -> None:

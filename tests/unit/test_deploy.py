@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pyproxy import __version__
+from pyproxy import __version__, modes
 from pyproxy.command import main
 from tests.unit import kubernetes_schema, kustomize
 from tests.unit.kustomize import KustomizeError, Object
@@ -18,6 +19,7 @@ from tests.unit.kustomize import KustomizeError, Object
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MIGRATION = DEPLOY / "overlays" / "migrate-from-kube-proxy"
 OVERLAYS = sorted(path.parent.relative_to(DEPLOY).as_posix() for path in DEPLOY.rglob("kustomization.yaml"))
+LOCK = "/run/xtables.lock"
 LOCKED = {
     "privileged": False,
     "allowPrivilegeEscalation": False,
@@ -42,6 +44,11 @@ def container(overlay: str, name: str) -> Any:
     spec = pod(overlay)
     (one,) = [one for one in [*spec["containers"], *spec.get("initContainers", [])] if one["name"] == name]
     return one
+
+
+def way_back() -> Any:
+    (job,) = kustomize.load(MIGRATION / "way-back.yaml")
+    return job["spec"]["template"]["spec"]
 
 
 def kube_proxy() -> Object:
@@ -140,14 +147,23 @@ def test_every_container_is_locked_down(overlay: str) -> None:
         assert context.get("runAsNonRoot", False) == ("add" not in context["capabilities"]), one["name"]
         assert one["image"] == f"pyproxy:{__version__}"
         assert one["resources"].keys() == {"requests"}
-    (job,) = kustomize.load(MIGRATION / "way-back.yaml")
-    (cleanup,) = job["spec"]["template"]["spec"]["containers"]
-    assert cleanup["securityContext"] == container(overlay, "pyproxy")["securityContext"]
+
+
+def test_the_way_back_takes_what_the_mode_with_most_rights_takes() -> None:
+    """`pyproxy cleanup` removes what any mode wrote, and reads the tables that kube-proxy has since written."""
+    spec = way_back()
+    (cleanup,) = spec["containers"]
+    with_most = container("overlays/iptables", "pyproxy")
+    assert cleanup["args"] == ["cleanup"]
+    assert cleanup["securityContext"] == with_most["securityContext"]
+    assert cleanup["volumeMounts"] == [one for one in with_most["volumeMounts"] if one["mountPath"] == LOCK]
+    assert spec["volumes"] == [one for one in pod("overlays/iptables")["volumes"] if one["name"] == "xtables-lock"]
 
 
 def test_each_container_has_exactly_the_capabilities_that_it_needs() -> None:
     for overlay in OVERLAYS:
-        assert container(overlay, "pyproxy")["securityContext"]["capabilities"]["add"] == ["NET_ADMIN"]
+        needed = ["NET_ADMIN", "NET_RAW"] if overlay == "overlays/iptables" else ["NET_ADMIN"]
+        assert container(overlay, "pyproxy")["securityContext"]["capabilities"]["add"] == needed
     migration = "overlays/migrate-from-kube-proxy"
     added = {
         one["name"]: one["securityContext"]["capabilities"].get("add")
@@ -158,6 +174,19 @@ def test_each_container_has_exactly_the_capabilities_that_it_needs() -> None:
         "remove-what-kube-proxy-left": ["NET_ADMIN", "NET_RAW"],
         "wait-for-the-end-of-kube-proxy": None,
     }
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "the way back"])
+def test_who_can_replace_a_legacy_table_shares_the_host_s_lock_and_nobody_else(overlay: str) -> None:
+    """A lock of the container's own would keep nobody out, and the root is read-only."""
+    spec = way_back() if overlay == "the way back" else pod(overlay)
+    for one in [*spec["containers"], *spec.get("initContainers", [])]:
+        names = [mount["name"] for mount in one.get("volumeMounts", []) if mount["mountPath"] == LOCK]
+        assert bool(names) == ("NET_RAW" in one["securityContext"]["capabilities"].get("add", [])), one["name"]
+        for name in names:
+            (volume,) = [volume for volume in spec["volumes"] if volume["name"] == name]
+            assert volume["hostPath"] == {"path": LOCK, "type": "FileOrCreate"}
+            assert {"name": name, "mountPath": LOCK} in one["volumeMounts"]  # and to be written to
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -240,6 +269,31 @@ def test_an_overlay_of_a_mode_names_it() -> None:
     for overlay in (path.parent for path in DEPLOY.glob("overlays/*/mode.yaml")):
         arguments = container(f"overlays/{overlay.name}", "pyproxy")["args"]
         assert arguments == [*container("base", "pyproxy")["args"], f"--mode={overlay.name}"]
+
+
+def test_every_mode_that_is_installed_has_an_overlay() -> None:
+    assert {path.parent.name for path in DEPLOY.glob("overlays/*/mode.yaml")} == set(modes.names())
+
+
+def test_a_mode_can_be_run_with_the_rights_of_another() -> None:
+    """As deploy/README.md has it: away from legacy tables, and for nodes of several kinds."""
+    (patch,) = kustomize.load(DEPLOY / "overlays" / "nftables" / "mode.yaml")
+    patched = kustomize.merge(the("DaemonSet", render("overlays/iptables")), patch)
+    (proxy,) = patched["spec"]["template"]["spec"]["containers"]
+    (unpatched,) = pod("overlays/iptables")["containers"]
+    assert proxy == unpatched | {"args": container("overlays/nftables", "pyproxy")["args"]}
+
+
+def test_the_migration_can_lead_to_iptables_mode(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    path = tmp_path / "deploy" / "overlays" / "migrate-from-kube-proxy" / "kustomization.yaml"
+    text = path.read_text()
+    assert text.count("\n  - ../nftables\n") == 1
+    path.write_text(text.replace("  - ../nftables\n", "  - ../iptables\n"))
+    spec = the("DaemonSet", kustomize.render(path.parent))["spec"]["template"]["spec"]
+    (proxy,) = [one for one in spec["containers"] if one["name"] == "pyproxy"]
+    assert proxy == container("overlays/iptables", "pyproxy")
+    assert sorted(volume["name"] for volume in spec["volumes"]) == ["config", "tmp", "xtables-lock"]
 
 
 def test_the_migration_takes_what_kube_proxy_has_and_shares_no_node_with_it() -> None:

@@ -46,8 +46,8 @@ class Watch:
         self.in_force: dict[str, int] = {}
         self.deleted: list[str] = []
         self._marks = 0
-        source = ManifestSource(path, self._batches.put)
-        Thread(target=source.run, daemon=True).start()
+        self.source = ManifestSource(path, self._batches.put)
+        Thread(target=self.source.run, daemon=True).start()
         self.first = self.take()
 
     def take(self) -> list[Event]:
@@ -211,6 +211,22 @@ def test_a_refused_object_whose_name_is_lost_might_be_any_that_is_missing(folder
     (folder / "a.yaml").write_text(text_of("a", 2) + text_of("b", 2).replace("name: b", "nome: b"))
     watch.until(a=2, b=1)
     assert watch.deleted == []
+
+
+def test_what_is_wrong_is_known_for_as_long_as_it_lasts(folder: Path) -> None:
+    (folder / "a.yaml").write_text(text_of("a", 70000) + text_of("b", 1))
+    (folder / "c.yaml").write_text("kind: @x")
+    watch = Watch(folder)
+    refused, broken = map(str, watch.source.problems)
+    assert refused == "Service default/a: spec.ports[0].port: 70000 is not a port (1 to 65535)"
+    assert broken.startswith("Manifest c.yaml: it can't be read: line 1: ")
+    save(folder / "a.yaml", a=1, b=1)
+    watch.still(folder, a=1, b=1)
+    assert list(map(str, watch.source.problems)) == [broken]
+    (folder / "c.yaml").unlink()
+    save(folder / "d.yaml", d=1)
+    watch.until(a=1, b=1, mark=1, d=1)
+    assert watch.source.problems == []
 
 
 def test_an_object_that_is_kept_goes_with_its_file(folder: Path) -> None:

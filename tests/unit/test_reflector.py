@@ -330,8 +330,10 @@ def test_an_object_that_makes_no_sense_harms_only_itself(server: ApiServer, seen
     server.apply([bad, good])
     seen.until("first", "good")
     assert [(p.key.name, p.field) for p in seen.problems] == [("bad", "spec.ports")]
+    assert seen.reflector.problems == seen.problems
     server.apply([service("bad", 2)])
     seen.until("first", "good", "bad")
+    wait_for(lambda: seen.reflector.problems == [], lambda: "it still has problems")
     spoiled = service("bad", 2)
     spoiled["spec"]["clusterIPs"] = ["10.96.0.300"]
     server.apply([spoiled, service("last", 4)])
@@ -341,6 +343,7 @@ def test_an_object_that_makes_no_sense_harms_only_itself(server: ApiServer, seen
     wait_for(lambda: seen.completed == 2, lambda: "never listed again")
     assert seen.names() == {"first", "good", "bad", "last"}
     assert len(seen.problems) == 2, "said again"
+    assert seen.reflector.problems == seen.problems[1:]
     server.apply(delete=[("Service", "bench", "bad")])
     seen.until("first", "good", "last")
 

@@ -1,0 +1,159 @@
+"""The kernel's tables, through the programs of iptables.
+
+Both flavours are spoken to in the same way: iptables-save tells what is there, and iptables-restore changes a table in
+one transaction. python-iptables knows legacy tables only, so what it could do would be here twice.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from modes.iptables.family import DIALECTS, Dialect
+from modes.iptables.ruleset import HOOKS, PREFIX
+from modes.iptables.tree import Chains
+from pyproxy.table import Family, ModeError
+
+_SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
+_LOCK_PATIENCE_S = 30
+_HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
+"""Chains by which kubelet tells others the flavour of the host (KEP-3178)."""
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+_TO_OURS = re.compile(rf"-[jg] {PREFIX}\S+$")
+
+
+class Flavour(StrEnum):
+    LEGACY = "legacy"
+    NFT = "nft"
+
+
+@dataclass(slots=True)
+class Saved:
+    """One table, as far as it is ours."""
+
+    chains: Chains = field(default_factory=dict)
+    hooks: dict[str, list[str]] = field(default_factory=dict)
+    """Rules in others' chains that lead into ours, by chain."""
+
+
+def find(d: Dialect, flavour: Flavour, verb: str) -> str | None:
+    program = f"{d.program}-{flavour}-{verb}"
+    return shutil.which(program) or shutil.which(program, path=_SBIN)
+
+
+def detect() -> Flavour:
+    """Which one this host uses. As the iptables-wrappers of Kubernetes find out: by what is there already.
+
+    kubelet's hint tells; without one, the flavour that holds more rules; without rules, the host's default.
+    """
+    tables = (*HOOKS, "mangle")
+    saved = {flavour: "".join(_save(d, flavour, tables) for d in DIALECTS.values()) for flavour in Flavour}
+    for flavour in (Flavour.NFT, Flavour.LEGACY):
+        if any(hint in saved[flavour] for hint in _HINTS):
+            return flavour
+    rules = {flavour: text.count("\n-A ") for flavour, text in saved.items()}
+    if rules[Flavour.LEGACY] != rules[Flavour.NFT]:
+        return max(Flavour, key=lambda flavour: rules[flavour])
+    program = shutil.which("iptables") or shutil.which("iptables", path=_SBIN)
+    return Flavour.NFT if program is None or "nf_tables" in _run([program, "--version"]) else Flavour.LEGACY
+
+
+def load(d: Dialect, flavour: Flavour, script: str, *options: str) -> None:
+    """Each table of ``script`` in one transaction, whatever it does not name stays. Raises ModeError."""
+    restore = find(d, flavour, "restore")
+    if restore is None:
+        raise ModeError(f"the program {d.program}-{flavour}-restore is not installed (Debian package iptables)")
+    _run([restore, "--noflush", f"--wait={_LOCK_PATIENCE_S}", *options], script)
+
+
+def read(d: Dialect, flavour: Flavour) -> dict[str, Saved]:
+    """What is ours in each of the tables of HOOKS. Raises ModeError."""
+    found = {table: Saved() for table in HOOKS}
+    current: Saved | None = None
+    rules: dict[str, list[str]] = {}
+    for line in _save(d, flavour, HOOKS).splitlines():
+        if line.startswith("*"):
+            current, rules = found.get(line[1:]), {}
+        elif current is None:
+            continue
+        elif line.startswith(f":{PREFIX}"):
+            rules[line[1:].split(" ", 1)[0]] = []
+        elif line.startswith(f"-A {PREFIX}"):
+            chain, _, rule = line.removeprefix("-A ").partition(" ")
+            rules[chain].append(rule)  # empty, if somebody wrote one without match and target
+        elif line.startswith("-A ") and _TO_OURS.search(line):
+            _, chain, rule = line.split(" ", 2)
+            current.hooks.setdefault(chain, []).append(rule)
+        elif line == "COMMIT":
+            current.chains = {chain: tuple(lines) for chain, lines in rules.items()}
+    return found
+
+
+def speaks(family: Family) -> bool:
+    return family is Family.IPV4 or Path("/proc/net/if_inet6").exists()
+
+
+def script(table: str, chains: Chains, gone: Iterable[str] = (), hooks: Iterable[str] = ()) -> str:
+    """What makes ``chains`` those, whatever they held, does what ``hooks`` say, and removes those ``gone``."""
+    gone = sorted(gone)
+    names = [f":{name} - [0:0]" for name in (*chains, *gone)]
+    # A string a chain rather than a rule: there may be tens of thousands.
+    rules = ["\n".join(f"-A {name} {rule}" for rule in some) for name, some in chains.items() if some]
+    return "\n".join([f"*{table}", *names, *rules, *hooks, *(f"-X {name}" for name in gone), "COMMIT", ""])
+
+
+def hooks(table: str, found: Saved) -> list[str]:
+    """What puts our rules into others' chains, first and once; nothing if they are there."""
+    wanted = {chain: [rule] for chain, rule in HOOKS[table].items()}
+    if found.hooks == wanted:
+        return []
+    return [*unhook(found), *(f"-I {chain} 1 {rule}" for chain, rule in HOOKS[table].items())]
+
+
+def unhook(found: Saved) -> list[str]:
+    return [f"-D {chain} {rule}" for chain, rules in found.hooks.items() for rule in rules]
+
+
+def _save(d: Dialect, flavour: Flavour, tables: Iterable[str]) -> str:
+    """Those of ``tables`` that there are; empty without the program."""
+    save = find(d, flavour, "save")
+    if save is None:
+        return ""
+    if flavour is Flavour.LEGACY:
+        # Asking for a table makes it, with its hooks, and then every connection pays for it.
+        present = _legacy_tables(d)
+        tables = [table for table in tables if table in present]
+    return "".join(_run([save, "-t", table]) for table in tables)
+
+
+def _legacy_tables(d: Dialect) -> list[str]:
+    """Those that somebody made in this network namespace."""
+    try:
+        return Path(f"/proc/net/{d.program.replace('tables', '_tables')}_names").read_text().split()
+    except FileNotFoundError:  # the kernel has no such tables, or its module is not loaded
+        return []
+    except OSError as error:
+        raise ModeError(f"the kernel does not tell its tables: {error.strerror}") from error
+
+
+def lacking_capabilities() -> str:
+    """Those of this process that iptables takes and it does not have; legacy tables take a raw socket."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    effective = int(status["CapEff"], 16)
+    return " and ".join(name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1)
+
+
+def _run(command: list[str], stdin: str = "") -> str:
+    """The output. Raises ModeError with the first complaint."""
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:  # no memory or no process left, for instance
+        raise ModeError(f"{Path(command[0]).name} could not be run: {error.strerror}") from error
+    if done.returncode != 0:
+        complaints = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("#")]
+        reason = "; ".join(complaints[:2]) or f"ended with status {done.returncode}"
+        raise ModeError(f"{Path(command[0]).name}: {reason[:300]}")
+    return done.stdout

@@ -1,0 +1,174 @@
+"""The forwarding table as one iptables-restore a family and sync."""
+
+import logging
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from modes.iptables import kernel, ruleset
+from modes.iptables.family import DIALECTS
+from modes.iptables.family_table import FamilyTable
+from modes.iptables.kernel import Flavour
+from modes.iptables.tree import Chains
+from modes.iptables.walk import rules_for
+from pyproxy.table import (
+    IP,
+    Drift,
+    Family,
+    Host,
+    ModeError,
+    Route,
+    RouteId,
+    Table,
+    Transport,
+    family_of,
+)
+
+log = logging.getLogger("pyproxy")
+
+_TRIAL = "PYPROXY-TRIAL"
+_RECENT_LIMIT = Path("/sys/module/xt_recent/parameters/ip_list_tot")
+
+
+class IptablesMode:
+    name = "iptables"
+    tracks_connections = True
+
+    def __init__(self) -> None:
+        self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if kernel.speaks(family)}
+        self._flavour: Flavour | None = None
+        self._in_order = False  # whether the kernel holds what self._tables say
+        self._is_alone = False  # whether the other flavour is known to hold nothing of ours
+        self._remembers: bool | None = None  # whether the kernel has the match `recent`; None: not tried
+
+    @property
+    def flavour(self) -> Flavour:
+        """Found out once: a host does not change it while it runs."""
+        if self._flavour is None:
+            self._flavour = kernel.detect()
+        return self._flavour
+
+    def probe(self) -> str | None:
+        try:
+            for family in self._tables:
+                table = FamilyTable(DIALECTS[family])
+                chains = self._wanted(family, table.fill(Table({}, Host())))
+                script = "".join(kernel.script(name, of_table) for name, of_table in chains.items())
+                kernel.load(DIALECTS[family], self.flavour, script, "--test")
+        except ModeError as error:
+            refused = "Permission denied" in str(error) or "must be root" in str(error)
+            if refused and (lacking := kernel.lacking_capabilities()):
+                return f"it takes the capability {lacking} (run as root)"
+            return str(error)
+        return None
+
+    def objection(self, route: Route) -> str | None:
+        if route.id.family not in self._tables:
+            return f"this kernel has no {route.id.family.value}"
+        if route.affinity_seconds and not self._can_remember():
+            return "this kernel lacks the iptables match `recent`, which session affinity takes (module xt_recent)"
+        return None
+
+    def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
+        everything = changed is None or not self._in_order
+        self._in_order = False
+        for family, family_table in self._tables.items():
+            if everything:
+                self._rebuild(family, table)
+            elif mine := {id for id in changed or () if id.family is family}:
+                chains, gone = family_table.change(table, mine)
+                if chains or gone:
+                    kernel.load(DIALECTS[family], self.flavour, kernel.script("nat", chains, gone))
+        if not self._is_alone:
+            other = next(flavour for flavour in Flavour if flavour is not self.flavour)
+            try:
+                list(self._remove(other))
+            except ModeError as error:
+                log.warning("what iptables mode left in the other flavour can't be looked for", extra={"reason": error})
+            self._is_alone = True
+        self._in_order = True
+
+    def _rebuild(self, family: Family, table: Table) -> None:
+        """Whatever is not as it must be, in place."""
+        d = DIALECTS[family]
+        found = kernel.read(d, self.flavour)
+        wanted = self._wanted(family, self._tables[family].fill(table))
+        scripts = []
+        for name, chains in wanted.items():
+            there = found[name]
+            new = {chain: rules for chain, rules in chains.items() if there.chains.get(chain) != rules}
+            gone = there.chains.keys() - chains.keys()
+            hooks = kernel.hooks(name, there)
+            if new or gone or hooks:
+                scripts.append(kernel.script(name, new, gone, hooks))
+        if scripts:
+            kernel.load(d, self.flavour, "".join(scripts))
+
+    @staticmethod
+    def _wanted(family: Family, nat: Chains) -> dict[str, Chains]:
+        """All of our chains by table, in the order in which tables are written: marks must find their verdict."""
+        return {"filter": ruleset.filter_chains(DIALECTS[family]), "nat": nat}
+
+    def verify(self) -> list[Drift]:
+        return [drift for family in self._tables for drift in self._compare(family)]
+
+    def _compare(self, family: Family) -> Iterator[Drift]:
+        d, family_table = DIALECTS[family], self._tables[family]
+        found = kernel.read(d, self.flavour)
+        for name, wanted in self._wanted(family, family_table.chains).items():
+            there = found[name]
+            if kernel.hooks(name, there):
+                yield Drift(None, f"the rules that lead from table {name} of {d.program} to pyproxy are not as written")
+            differing = {chain for chain in wanted | there.chains if there.chains.get(chain) != wanted.get(chain)}
+            owners = family_table.owners(differing) if differing else {}
+            for chain in sorted(differing):
+                how = "missing" if chain not in there.chains else "changed" if chain in wanted else "foreign"
+                yield Drift(owners.get(chain), f"chain {chain} in table {name} of {d.program} is {how}")
+
+    def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
+        d = DIALECTS[family_of(address)]
+        return rules_for(kernel.read(d, self.flavour)["nat"].chains, address, port, transport)
+
+    def cleanup(self) -> list[str]:
+        """Of any version, in both flavours; what can't be done in one keeps nobody from the other."""
+        removed: list[str] = []
+        errors: list[ModeError] = []
+        for flavour in Flavour:
+            try:
+                removed += self._remove(flavour)
+            except ModeError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return removed
+
+    @staticmethod
+    def _remove(flavour: Flavour) -> Iterator[str]:
+        for d in DIALECTS.values():
+            scripts, counts = [], []
+            for name, there in reversed(kernel.read(d, flavour).items()):
+                if there.chains:
+                    scripts.append(kernel.script(name, {}, there.chains, kernel.unhook(there)))
+                    counts.append(f"{len(there.chains)} chains of {d.program}-{flavour} table {name}")
+            if scripts:
+                kernel.load(d, flavour, "".join(scripts))
+            yield from counts
+
+    def _can_remember(self) -> bool:
+        """Found out by trying, in a chain that nobody comes to: a rule that the kernel does not take fails a whole
+        sync, and with it other services."""
+        if self._remembers is None:
+            d = DIALECTS[Family.IPV4]
+            rule = f"-m recent --rcheck --name {_TRIAL} --mask {d.everyone} --rsource"
+            script = kernel.script("nat", {_TRIAL: (rule,)}) + kernel.script("nat", {}, [_TRIAL])
+            try:
+                kernel.load(d, self.flavour, script)
+                self._remembers = True
+            except ModeError:
+                self._remembers = False
+            if self._remembers and _RECENT_LIMIT.exists():  # /sys may not be mounted
+                log.info(
+                    "session affinity remembers the latest of each endpoint (ip_list_tot)",
+                    extra={"clients": _RECENT_LIMIT.read_text().strip()},
+                )
+        return self._remembers

@@ -1,0 +1,86 @@
+"""Another mode takes over while traffic flows: nothing fails, and what the one before left is removed."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from bench.ask import open_socket
+from pyproxy import modes
+from tests.conformance.cluster import Cluster, Load, until
+from tests.conformance.manifests import FAMILIES, service, slices, target
+
+pytestmark = pytest.mark.own
+
+# How to see, and what, of a mode that has written something.
+TRACES = {
+    "nftables": (["nft", "list", "tables"], b"pyproxy"),
+    "iptables": (["sh", "-c", "for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"], b"PYPROXY"),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "other" in metafunc.fixturenames:
+        mode = metafunc.config.getoption("--mode")
+        runnable = [name for name in modes.names() if modes.load(name).probe() is None]
+        metafunc.parametrize("other", [name for name in runnable if name != mode])
+
+
+@pytest.fixture
+def own(cluster: Cluster) -> Iterator[Cluster]:
+    """The session's cluster, which is in its own mode again afterwards."""
+    mode = cluster.mode
+    yield cluster
+    if cluster.mode != mode:
+        cluster.switch(mode)
+    cluster.settle()
+
+
+def traces(cluster: Cluster) -> set[str]:
+    """The modes that have something in the kernel."""
+    run = cluster.lab.node.namespace.run
+    return {mode for mode, (command, what) in TRACES.items() if what in run(command).stdout}
+
+
+def has_only(cluster: Cluster, mode: str) -> None:
+    """Wait until no other mode has something in the kernel."""
+    until(lambda: traces(cluster) == {mode}, lambda: f"there are {traces(cluster)}")
+
+
+@pytest.mark.parametrize("number_of_signal", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_modes_take_over_from_each_other_under_load(
+    own: Cluster, number: int, other: str, number_of_signal: signal.Signals
+) -> None:
+    mode = own.mode
+    own.apply("switch", service(number), *slices(number, ["pod-2", "pod-3", "pod-4"]))
+    address, port = target(number, "NodePort", "IPv4", "TCP")
+    with (
+        open_socket(own.host("client"), address) as established,
+        Load(own, "pod-1", number, "ClusterIP", "IPv4") as inside,
+        Load(own, "client", number, "NodePort", "IPv6") as outside,
+        Load(own, "pod-3", number, "LoadBalancer", "IPv6", "UDP") as datagrams,
+    ):
+        established.settimeout(3)
+        established.connect((address, port))
+        established.recv(100)
+        for turn in (other, mode):
+            own.switch(turn, number_of_signal)
+            has_only(own, turn)
+            for load in (inside, outside, datagrams):
+                load.run_for(30)
+            established.sendall(b"still there?")
+            assert established.recv(100) == b"still there?"
+    assert inside.failures == outside.failures == datagrams.failures == []
+    assert {answer.pod for answer in inside.answers} == {"pod-2", "pod-3", "pod-4"}
+    own.delete("switch")
+
+
+def test_what_changed_with_the_mode_takes_effect(own: Cluster, number: int, other: str) -> None:
+    own.apply("switch", service(number), *slices(number, ["pod-2"]))
+    own.kill()
+    own.write_objects("switch", service(number), *slices(number, ["pod-4"]))
+    own.switch(other)
+    has_only(own, other)
+    for family in FAMILIES:
+        assert own.pods_of(10, "pod-1", number, "ClusterIP", family) == {"pod-4"}
+    own.delete("switch")

@@ -1,0 +1,57 @@
+"""What modes before left is removed after the first sync, whatever one of them says to that."""
+
+import logging
+from threading import Event as Signal
+
+import pytest
+
+from pyproxy import modes, takeover
+from pyproxy.observer import Sync
+from pyproxy.table import Host, ModeError, Table
+
+EMPTY = Table({}, Host())
+SYNCED = Sync(EMPTY, EMPTY, None, 0.1)
+
+
+class Left:
+    """A mode of before, which fails as often as it is told to."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.asked = 0
+        self.done = Signal()
+        self._failures = failures
+
+    def cleanup(self) -> list[str]:
+        self.asked += 1
+        if self.asked <= self._failures:
+            raise ModeError("the kernel is busy")
+        self.done.set()
+        return ["a table"]
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> dict[str, Left]:
+    found = {"a": Left(), "b": Left(failures=2), "c": Left(failures=99), "d": Left()}
+    monkeypatch.setattr(modes, "names", lambda: sorted(found))
+    monkeypatch.setattr(modes, "load", found.__getitem__)
+    monkeypatch.setattr(takeover, "_TRY_AGAIN_S", 0.01)
+    return found
+
+
+def test_all_others_are_cleaned_up_after_once(left: dict[str, Left], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    observer = takeover.Takeover("a")
+    observer.syncing()
+    for _ in range(3):
+        observer.synced(SYNCED)
+    assert left["d"].done.wait(5)
+    assert {name: one.asked for name, one in left.items()} == {"a": 0, "b": 3, "c": 3, "d": 1}
+    told = [(record.levelname, record.__dict__.get("from", record.__dict__.get("mode"))) for record in caplog.records]
+    assert told[:2] == [("INFO", "b mode"), ("WARNING", "c")]
+
+
+def test_nothing_is_removed_before_the_first_sync(left: dict[str, Left]) -> None:
+    observer = takeover.Takeover("a")
+    observer.syncing()
+    observer.failed(ModeError("no"))
+    assert not left["d"].done.wait(0.2)
