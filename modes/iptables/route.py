@@ -46,7 +46,7 @@ def part_of(route: Route, d: Dialect, host: Host) -> Part:
 
 
 def comment_of(route: Route) -> str:
-    """The service port's name for those who read the rules: DNS labels, which need no quotes but for a colon."""
+    """The service port's name for those who read the rules. DNS labels, in quotes since they are parted by a slash."""
     return f'-m comment --comment "{str(route.id).rpartition(" ")[0][:_LONGEST_COMMENT]}"'
 
 
@@ -87,9 +87,12 @@ class _Writer:
     def _cluster_ip(self, match: str) -> Rules:
         pool = self._route.internal
         if 0 < len(pool.backends) <= _INLINE and not self._route.affinity_seconds:
-            # The comment once: the kernel checks and copies each match of each rule whenever any rule changes.
-            noted = (f"{match} {self._comment}" if backend is pool.backends[-1] else match for backend in pool.backends)
-            return choose(pool.backends, lambda chance, backend: self._dnat(next(noted), chance, backend), str)[0]
+            # The comment only with the last one, which is left to no chance: the kernel checks and copies each match of
+            # each rule whenever any rule changes.
+            noted = f"{match} {self._comment}"
+            return choose(
+                pool.backends, lambda odds, backend: self._dnat(match if odds else noted, odds, backend), str
+            )[0]
         if not pool.backends:
             return (f"{match} {self._comment} {_verdict(pool.on_empty)}",)
         return (f"{match} {self._comment} -g {self._chain('SVC', self._choose(pool))}",)
@@ -123,9 +126,7 @@ class _Writer:
         rules, chains = choose(
             backends,
             lambda chance, backend: self._dnat(protocol, chance, backend),
-            lambda number: (
-                f"PYPROXY-EP-{family}{_DIGITS[number >> 10]}{_DIGITS[number >> 5 & 31]}{_DIGITS[number & 31]}"
-            ),
+            lambda number: f"PYPROXY-EP-{family}{_three_digits(number)}",
         )
         self._part.chains |= chains
         if not seconds:
