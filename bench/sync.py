@@ -35,6 +35,7 @@ from bench.subject import Subject, pyproxy_run
 
 _PATIENCE_S = 300.0
 _POLL_S = 0.02  # a connection attempt that nobody answers
+_PAUSE_S = 0.0005  # or a client runs out of ports: each rests for a minute after its connection
 _REST_S = 0.15  # between changes, so that each finds the proxy at rest, past its min sync period
 
 
@@ -151,6 +152,7 @@ def until_served(lab: Lab, pod: str, started: float, subject: Subject) -> float:
                 return time.perf_counter() - started
         except OSError:
             pass  # refused, or nobody there yet
+        time.sleep(_PAUSE_S)
     raise TimeoutError
 
 

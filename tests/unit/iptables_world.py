@@ -20,7 +20,7 @@ _OTHERS = """*nat
 :STRANGER - [0:0]
 -A PREROUTING -d {address} -j STRANGER
 -A POSTROUTING -o lo -j MASQUERADE
--A STRANGER -m comment --comment "to PYPROXY-SERVICES or not" -j RETURN
+-A STRANGER -m comment --comment "not -j PYPROXY-SERVICES but" -j RETURN
 COMMIT
 *filter
 :MY-PYPROXY-FRIEND - [0:0]
@@ -32,7 +32,7 @@ _HOOKS = {
     "filter": {"INPUT": "VERDICT", "FORWARD": "VERDICT", "OUTPUT": "VERDICT"},
     "nat": {"PREROUTING": "SERVICES", "OUTPUT": "SERVICES", "POSTROUTING": "POSTROUTING"},
 }
-_TO_OURS = re.compile("-[jg] PYPROXY-")
+_TO_OURS = re.compile(r"-[jg] PYPROXY-\S+$")
 
 
 @contextmanager

@@ -122,6 +122,24 @@ def test_the_rules_in_full(size: int, rules: Rules, chains: Chains) -> None:
     assert {name: short(some) for name, some in made.items()} == chains
 
 
+@pytest.mark.parametrize(
+    ("size", "ways"),
+    [
+        (16, {"": "4096 4097"}),
+        (17, {"": "2048 4098", "2048": "4096 4097"}),
+        (25, {"": "2048 2049", "2048": "4096 4097", "2049": "4098 4099"}),
+    ],
+)
+def test_what_leads_where(size: int, ways: dict[str, str]) -> None:
+    """A full half first, so that it stays as it is when more come."""
+    rules, chains = chosen(size)
+    found = {
+        name: " ".join(rule.split(" ")[-1] for rule in some if "-g" in rule)
+        for name, some in ({"": rules} | chains).items()
+    }
+    assert {name: targets for name, targets in found.items() if targets} == ways
+
+
 @pytest.mark.parametrize("flavour", Flavour)
 def test_the_kernel_tells_probabilities_as_they_were_written(flavour: Flavour) -> None:
     """What reads other than it was written is drift, and would be repaired for ever."""

@@ -149,7 +149,7 @@ ROUTES: dict[str, tuple[Route, Host, str]] = {
         """,
     ),
     "nine endpoints for all": (
-        route(CLUSTER_IP, internal=endpoints(*range(1, 10)), node_port=30080),
+        route(CLUSTER_IP, internal=endpoints(*range(1, 10)), external=endpoints(*range(1, 10)), node_port=30080),
         Host(),
         """
         cluster 10.96.0.1 tcp 80
@@ -214,6 +214,14 @@ ROUTES: dict[str, tuple[Route, Host, str]] = {
         """
         tcp 30080
           -p tcp -m tcp --dport 30080 [default/web:http] -g PYPROXY-REFUSE
+        """,
+    ),
+    "a node port with endpoints elsewhere": (
+        route(node_port=30080, internal=endpoints(1), external=NOWHERE_NEAR),
+        PODS,
+        """
+        tcp 30080
+          -p tcp -m tcp --dport 30080 [default/web:http] -g PYPROXY-DROP
         """,
     ),
     "a load balancer for everyone": (

@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
+from modes.iptables import ruleset
 from modes.iptables.chooser import FEW
-from modes.iptables.family import DIALECTS
+from modes.iptables.family import DIALECTS, Dialect
 from modes.iptables.family_table import FamilyTable
 from modes.iptables.kernel import Flavour
 from modes.iptables.mode import IptablesMode
@@ -136,6 +137,16 @@ def test_the_ways_to_services(prefixes: tuple[str, ...], ways: tuple[str, ...]) 
     )
 
 
+@pytest.mark.parametrize(
+    ("d", "unreachable"), [(IPV4, "icmp-port-unreachable"), (IPV6, "icmp6-port-unreachable")], ids=["IPv4", "IPv6"]
+)
+def test_how_a_client_is_refused(d: Dialect, unreachable: str) -> None:
+    assert ruleset.filter_chains(d)["PYPROXY-REJECT"] == (
+        "-p tcp -j REJECT --reject-with tcp-reset",
+        f"-j REJECT --reject-with {unreachable}",
+    )
+
+
 def test_services_at_one_address_stand_together_and_other_ports_are_refused() -> None:
     def at(address: str, port: int, name: str) -> Route:
         frontends = (Frontend(IP(address), port, scope) for scope in (Scope.CLUSTER_IP, Scope.EXTERNAL_IP))
@@ -220,6 +231,15 @@ def test_an_endpoint_that_goes_or_comes_changes_few_chains(count: int) -> None:
         assert len(chains) + len(gone) <= most
 
 
+def test_nothing_is_kept_of_what_went() -> None:
+    table = FamilyTable(IPV4)
+    table.fill(table_of(route(CLUSTER_IP, EXTERNAL_IP, internal=endpoints(1, 2, 3, 4), node_port=30080)))
+    chains, gone = table.change(table_of(), {WEB})
+    assert chains and gone
+    assert table.chains == filled()
+    assert not table._routes and not table._places and not dict(table._local)
+
+
 def test_another_host_is_another_table() -> None:
     given = route(CLUSTER_IP, internal=endpoints(1), local=endpoints(1), node_port=30080)
     table = FamilyTable(IPV4)
@@ -242,6 +262,8 @@ def test_whose_chains_those_are() -> None:
         next(name for name in chains if "-SVC-" in name): one.id,
         next(name for name in chains if "-EXT-" in name): two.id,
     }
+    svc = next(name for name in chains if "-SVC-" in name)
+    assert table.owners({svc, "PYPROXY-SERVICES"}) == {svc: one.id}
     for name, owner in owners.items():
         assert name in part_of(one if owner == one.id else two, IPV4, Host()).chains
 
@@ -315,9 +337,9 @@ def test_comments_name_the_service_port_as_far_as_they_may(route_id: RouteId, co
 
 
 def test_endpoints_beyond_the_most_get_no_connections() -> None:
-    backends = tuple(Backend(IP(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"), 80, False) for n in range(MOST_BACKENDS + 1))
+    backends = tuple(Backend(IP(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"), 80, False) for n in range((1 << 15) + 1))
     text = str(part_of(route(node_port=30080, internal=Pool(backends)), DIALECTS[Family.IPV4], Host()).chains)
-    assert text.count("DNAT") == MOST_BACKENDS
+    assert text.count("DNAT") == MOST_BACKENDS == 1 << 15
     assert f"--to-destination {backends[-2].ip}:80'" in text
     assert f"--to-destination {backends[-1].ip}:80'" not in text
 

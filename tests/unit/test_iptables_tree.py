@@ -352,23 +352,26 @@ def test_the_way_into_a_tree(space: Space, keys: list[int], verb: str, entry: Ru
 
 
 def test_a_chain_holds_so_many_keys_and_one_more_splits_it() -> None:
+    keys = [*range(4), *range(32, 36), 36]
     sizes = []
     for count in (LEAF, LEAF + 1):
-        _, chains = filled(IPV4, {key: rules_of(IPV4, key, 1) for key in range(count)})
+        _, chains = filled(IPV4, {key: rules_of(IPV4, key, 1) for key in keys[:count]})
         sizes.append([len(rules) for rules in chains.values()])
-    assert sizes == [[LEAF], [LEAF, 2]]
+    assert sizes == [[LEAF], [4, 5, 2]]
 
 
 def test_one_tree_in_full() -> None:
     """Ways on with few rules stand in the chain above, the others have chains of their own."""
-    counts = dict.fromkeys((30000, 30001, 30003, 30004, 30700, 31000, 32766, 32767), 1) | {30100: 2, 31300: 4}
+    alone = dict.fromkeys((30000, 30001, 30003, 30004, 31000, 32765, 32766, 32767), 1)
+    counts = alone | {30100: 2, 30700: 3, 31300: 4}
     _, chains = filled(TCP, {key: rules_of(TCP, key, count) for key, count in counts.items()})
     assert {name: [rule.removeprefix("-p tcp -m tcp --dport ") for rule in chains[name]] for name in chains} == {
         "PYPROXY-TCP-28672:32767": [
             "29696:30207 -g PYPROXY-TCP-29696:30207",
-            "30700 -j RULE-30700-0",
+            *(f"30700 -j RULE-30700-{number}" for number in range(3)),
             "31000 -j RULE-31000-0",
             "31300 -g PYPROXY-TCP-31300",
+            "32765 -j RULE-32765-0",
             "32766 -j RULE-32766-0",
             "32767 -j RULE-32767-0",
         ],
