@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from pyproxy.address import IP, contains
 from pyproxy.observer import Observer, Sync
-from pyproxy.table import Family, Host, ModeError, Prefix, Route, Scope, Table, Transport
+from pyproxy.table import Family, Host, Prefix, Route, Scope, Table, Transport, is_own
 
 log = logging.getLogger("pyproxy.conntrack")
 
@@ -103,18 +103,8 @@ class Expectation:
         """Whether it is inside the prefixes and this node's own: to others' node ports we are but a router."""
         if address not in self._answering:
             inside = any(contains(prefix, address) for prefix in self.node_port_prefixes)
-            self._answering[address] = inside and _is_own(address)
+            self._answering[address] = inside and is_own(address)
         return self._answering[address]
-
-
-def _is_own(address: IP) -> bool:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
 
 
 def objection(route: Route) -> str | None:
@@ -163,7 +153,8 @@ class Reconciler(Observer):
     """Keeps conntrack in line with the newest table.
 
     A sync goes on beside it, so what it reads may be newer than the table it reads it for: a flow that began with the
-    very endpoint which that sync brought. So nothing is deleted that the table after the reading allows.
+    very endpoint which that sync brought. So nothing is deleted that the table after the reading allows, and a sync
+    that failed goes on until one succeeds: of two IP families the first may have landed.
     """
 
     def __init__(self, reconciled: Callable[[int, float], None]) -> None:
@@ -178,11 +169,6 @@ class Reconciler(Observer):
     def syncing(self) -> None:
         with self._wake:
             self._is_writing = True
-
-    def failed(self, reason: ModeError) -> None:  # noqa: ARG002
-        with self._wake:
-            self._is_writing = False
-            self._wake.notify()
 
     def synced(self, sync: Sync) -> None:
         """Asks for work if the sync touched a UDP route. The first one always does, for a restart."""

@@ -10,12 +10,10 @@ import time
 
 from pyproxy import modes
 from pyproxy.observer import Observer, Sync
-from pyproxy.table import ModeError
 
 log = logging.getLogger("pyproxy")
 
-_TRY_AGAIN_S = 10.0
-_TRIES = 3
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 10.0, 600.0
 
 
 class Takeover(Observer):
@@ -25,26 +23,23 @@ class Takeover(Observer):
         self._begun = False
 
     def synced(self, sync: Sync) -> None:  # noqa: ARG002
-        """After the first one; in a thread, since nobody knows how much there is to remove."""
+        """After the first one; in threads, since nobody knows how much there is to remove."""
         if not self._begun:
             self._begun = True
-            threading.Thread(target=self._run, name="takeover", daemon=True).start()
-
-    def _run(self) -> None:
-        for name in modes.names():
-            if name != self._mode:
-                _clean_up(name)
+            for name in modes.names():
+                if name != self._mode:
+                    threading.Thread(target=_clean_up, args=(name,), name=f"takeover from {name}", daemon=True).start()
 
 
 def _clean_up(name: str) -> None:
-    for _ in range(_TRIES):
+    """However long it takes: what stays may send connections to endpoints that are gone."""
+    wait = _FIRST_WAIT_S
+    while True:
         try:
             for what in modes.load(name).cleanup():
                 log.info("took over", extra={"from": f"{name} mode", "removed": what})
             return
-        except ModeError as error:
-            reason = error
-            time.sleep(_TRY_AGAIN_S)
-    log.warning(
-        "what another mode left can't be looked for; see pyproxy cleanup", extra={"mode": name, "reason": reason}
-    )
+        except Exception as error:  # a mode that nobody runs, maybe a stranger's, must not end this process
+            log.warning("what another mode left can't be removed", extra={"mode": name, "reason": error})
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_S)

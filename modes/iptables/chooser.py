@@ -6,8 +6,12 @@ from modes.iptables.tree import Chains, Rules
 from pyproxy.table import Backend
 
 FEW = 8
-"""So many endpoints are chosen from one after the other."""
-_LEVELS = 12
+"""So many endpoints, or branches, are chosen from one after the other. Two would walk fewer rules, but the kernel's
+nftables allows no more than sixteen chains on a packet's way (NFT_JUMP_STACK_SIZE)."""
+_LEVELS = 4
+"""Of chains, for up to FEW ** (_LEVELS + 1) endpoints."""
+_SIZES = tuple(int(FEW**level) for level in range(1, _LEVELS + 1))
+"""How many endpoints a full chain of each level leads to."""
 
 
 def choose(
@@ -35,14 +39,15 @@ def _rules(
     if count <= FEW:
         chances = [_chance(1, left) for left in range(count, 1, -1)] + [""]
         return tuple(map(translate, chances, backends))
-    left = FEW
-    while left * 2 < count:
-        left *= 2
-    targets = []
-    for branch, first in ((backends[:left], start), (backends[left:], start + left)):
-        targets.append(name(_number(first, first + len(branch))))
-        chains[targets[-1]] = _rules(branch, first, translate, name, chains)
-    return f"{_chance(left, count)} -g {targets[0]}", f"-g {targets[1]}"
+    size = max(size for size in _SIZES if size < count)
+    made = []
+    for at in range(0, count, size):
+        branch = backends[at : at + size]
+        target = name(_number(start + at, len(branch)))
+        chains[target] = _rules(branch, start + at, translate, name, chains)
+        chance = _chance(len(branch), count - at) if at + size < count else ""
+        made.append(f"{chance} -g {target}".lstrip())
+    return tuple(made)
 
 
 def _chance(some: int, of: int) -> str:
@@ -51,9 +56,11 @@ def _chance(some: int, of: int) -> str:
     return f"-m statistic --mode random --probability {kept / 0x80000000:.11f}"
 
 
-def _number(start: int, end: int) -> int:
-    """Of the smallest branch that holds ``start`` to ``end``, in a tree of 2 ** _LEVELS leaves of FEW endpoints."""
-    size, level = FEW, 0
-    while start + size < end:
-        size, level = size * 2, level + 1
-    return (1 << _LEVELS - level) + start // size
+def _number(start: int, count: int) -> int:
+    """Of the smallest branch that leads to ``count`` endpoints from ``start`` on, in a tree of _LEVELS levels."""
+    below = 0
+    for size in _SIZES:
+        if count <= size:
+            return below + start // size
+        below += _SIZES[-1] * FEW // size
+    raise ValueError(f"{count} endpoints are too many")

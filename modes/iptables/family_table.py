@@ -114,7 +114,7 @@ class FamilyTable:
             if not has:
                 del self._local[address]
             if bool(had) != bool(has):
-                host = f"{address}/{self._d.bits}"
+                host = self._d.host(address)
                 rule = f"-s {host} -d {host} -j MASQUERADE --random-fully"
                 changed[self._d.number(address)] = (rule,) if has else ()
         return changed

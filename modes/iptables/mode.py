@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from modes.iptables import kernel, ruleset
-from modes.iptables.family import DIALECTS
+from modes.iptables.family import DIALECTS, Dialect
 from modes.iptables.family_table import FamilyTable
 from modes.iptables.kernel import Flavour
 from modes.iptables.tree import Chains
@@ -27,6 +27,11 @@ from pyproxy.table import (
 log = logging.getLogger("pyproxy")
 
 _TRIAL = "PYPROXY-TRIAL"
+_TRIALS = {
+    "recent": f"-m recent --rcheck --name {_TRIAL} --mask {{everyone}} --rsource",
+    "sctp": "-p sctp -m sctp --dport 9",
+}
+"""Matches that only some services need, and a rule with each."""
 _RECENT_LIMIT = Path("/sys/module/xt_recent/parameters/ip_list_tot")
 
 
@@ -39,7 +44,8 @@ class IptablesMode:
         self._flavour: Flavour | None = None
         self._in_order = False  # whether the kernel holds what self._tables say
         self._is_alone = False  # whether the other flavour is known to hold nothing of ours
-        self._remembers: bool | None = None  # whether the kernel has the match `recent`; None: not tried
+        self._lacking: dict[tuple[Family, str], bool] = {}
+        """Matches that were tried."""
 
     @property
     def flavour(self) -> Flavour:
@@ -65,8 +71,10 @@ class IptablesMode:
     def objection(self, route: Route) -> str | None:
         if route.id.family not in self._tables:
             return f"this kernel has no {route.id.family.value}"
-        if route.affinity_seconds and not self._can_remember():
-            return "this kernel lacks the iptables match `recent`, which session affinity takes (module xt_recent)"
+        matches = {Transport.SCTP: "sctp"}.get(route.transport), "recent" if route.affinity_seconds else None
+        for match in filter(None, matches):
+            if self._lacks(route.id.family, match):
+                return f"this kernel lacks the iptables match `{match}` (module xt_{match})"
         return None
 
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
@@ -79,14 +87,17 @@ class IptablesMode:
                 chains, gone = family_table.change(table, mine)
                 if chains or gone:
                     kernel.load(DIALECTS[family], self.flavour, kernel.script("nat", chains, gone))
-        if not self._is_alone:
-            other = next(flavour for flavour in Flavour if flavour is not self.flavour)
-            try:
-                list(self._remove(other))
-            except ModeError as error:
-                log.warning("what iptables mode left in the other flavour can't be looked for", extra={"reason": error})
-            self._is_alone = True
+        if everything and not self._is_alone:
+            self._leave(next(flavour for flavour in Flavour if flavour is not self.flavour))
         self._in_order = True
+
+    def _leave(self, other: Flavour) -> None:
+        """Remove what an earlier run left there."""
+        try:
+            list(self._remove(other))
+            self._is_alone = True
+        except ModeError as error:
+            log.warning("what is left in the other flavour can't be removed", extra={"reason": error})
 
     def _rebuild(self, family: Family, table: Table) -> None:
         """Whatever is not as it must be, in place."""
@@ -154,21 +165,30 @@ class IptablesMode:
                 kernel.load(d, flavour, "".join(scripts))
             yield from counts
 
-    def _can_remember(self) -> bool:
-        """Found out by trying, in a chain that nobody comes to: a rule that the kernel does not take fails a whole
-        sync, and with it other services."""
-        if self._remembers is None:
-            d = DIALECTS[Family.IPV4]
-            rule = f"-m recent --rcheck --name {_TRIAL} --mask {d.everyone} --rsource"
-            script = kernel.script("nat", {_TRIAL: (rule,)}) + kernel.script("nat", {}, [_TRIAL])
-            try:
-                kernel.load(d, self.flavour, script)
-                self._remembers = True
-            except ModeError:
-                self._remembers = False
-            if self._remembers and _RECENT_LIMIT.exists():  # /sys may not be mounted
-                log.info(
-                    "session affinity remembers the latest of each endpoint (ip_list_tot)",
-                    extra={"clients": _RECENT_LIMIT.read_text().strip()},
-                )
-        return self._remembers
+    def _lacks(self, family: Family, match: str) -> bool:
+        """Whether the kernel has no such match. Found out by trying, in a chain that nobody comes to: a rule that it
+        does not take fails a whole sync, and with it other services."""
+        if (family, match) not in self._lacking:
+            d = DIALECTS[family]
+            if not self._takes(d, _TRIALS[match].format(everyone=d.everyone)):
+                if not self._takes(d, "-j RETURN"):
+                    return False  # it takes nothing now, so this tells nothing
+                self._lacking[family, match] = True
+            else:
+                is_news = match == "recent" and not any(tried == match for _, tried in self._lacking)
+                self._lacking[family, match] = False
+                if is_news and _RECENT_LIMIT.exists():  # /sys may not be mounted
+                    clients = _RECENT_LIMIT.read_text().strip()
+                    log.info(
+                        "session affinity remembers the latest of each endpoint (ip_list_tot)",
+                        extra={"clients": clients},
+                    )
+        return self._lacking[family, match]
+
+    def _takes(self, d: Dialect, rule: str) -> bool:
+        script = kernel.script("nat", {_TRIAL: (rule,)}) + kernel.script("nat", {}, [_TRIAL])
+        try:
+            kernel.load(d, self.flavour, script)
+        except ModeError:
+            return False
+        return True

@@ -1,5 +1,6 @@
 """What trees branch on: destination addresses, or ports."""
 
+from base64 import b32encode
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -23,7 +24,8 @@ class Addresses:
         name = f"PYPROXY-{self.letter}-{self.d.address(first)}/{length}"
         if len(name) <= _LONGEST_NAME:
             return name
-        return f"PYPROXY-{self.letter}-{sha256(name.encode()).hexdigest()[:14]}/{length}"
+        digest = b32encode(sha256(name.encode()).digest()).decode()
+        return f"PYPROXY-{self.letter}-{digest[:14]}/{length}"
 
     def match(self, first: int, length: int) -> str:
         return f"-d {self.d.address(first)}/{length}"

@@ -1,7 +1,6 @@
 """Which rules a packet to some destination meets, told from the rules that the kernel has."""
 
 import re
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 from modes.iptables.tree import Chains
@@ -12,32 +11,37 @@ _DESTINATION = re.compile(r"-d (\S+)")
 _PROTOCOL = re.compile(r"-p (\S+)")
 _PORTS = re.compile(r"--dport (\d+)(?::(\d+))?")
 _TARGET = re.compile(r"-[jg] (\S+)")
-_DEPENDS = re.compile(r"-[sim] ")
+_DEPENDS = re.compile(r"-[si] |-m (statistic|recent|mark) |--src-type")
 """On more than where the packet goes."""
+_FINAL = ("DNAT", "ACCEPT")
 _DECIDING = ("DNAT", "PYPROXY-REFUSE", "PYPROXY-DROP")
 
 
 def rules_for(chains: Chains, address: IP, port: int, transport: Transport) -> list[str]:
     """As iptables-save writes them, in the order in which they are met; empty if none of them decides anything.
 
-    What else rules look at (who sends, chance, memory) may be either way: each way is followed.
+    What else rules look at (who sends, chance, memory, marks) may be either way: each way is followed.
     """
-    rules = list(_follow(chains, _START, (address, port, transport), set()))
+    rules: list[str] = []
+    _follow(chains, _START, (address, port, transport), rules)
     targets = {_target(rule) for rule in rules}
     return rules if targets.intersection(_DECIDING) else []
 
 
-def _follow(chains: Chains, chain: str, to: tuple[IP, int, Transport], seen: set[str]) -> Iterator[str]:
-    seen.add(chain)
+def _follow(chains: Chains, chain: str, to: tuple[IP, int, Transport], rules: list[str]) -> bool:
+    """Add what is met from there on to ``rules``; whether it ends there in any case."""
     for rule in chains.get(chain, ()):
-        if not _matches(rule, *to):
+        target, met = _target(rule), f"-A {chain} {rule}"
+        if not _matches(rule, *to) or met in rules:  # from several rules one may come to the same chain
             continue
-        target = _target(rule)
-        if target == "RETURN" and not _DEPENDS.search(rule):
-            return
-        yield f"-A {chain} {rule}"
-        if target not in seen:
-            yield from _follow(chains, target, to, seen)
+        is_sure = not _DEPENDS.search(rule)
+        if target == "RETURN" and is_sure:
+            return False
+        rules.append(met)
+        ends = _follow(chains, target, to, rules) or target in _FINAL
+        if is_sure and (ends or "-g " in rule):
+            return ends
+    return False
 
 
 def _matches(rule: str, address: IP, port: int, transport: Transport) -> bool:

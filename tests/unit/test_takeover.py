@@ -31,10 +31,11 @@ class Left:
 
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> dict[str, Left]:
-    found = {"a": Left(), "b": Left(failures=2), "c": Left(failures=99), "d": Left()}
+    found = {"a": Left(), "b": Left(failures=2), "c": Left(failures=9), "d": Left()}
     monkeypatch.setattr(modes, "names", lambda: sorted(found))
     monkeypatch.setattr(modes, "load", found.__getitem__)
-    monkeypatch.setattr(takeover, "_TRY_AGAIN_S", 0.01)
+    monkeypatch.setattr(takeover, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(takeover, "_LONGEST_WAIT_S", 0.02)
     return found
 
 
@@ -44,10 +45,10 @@ def test_all_others_are_cleaned_up_after_once(left: dict[str, Left], caplog: pyt
     observer.syncing()
     for _ in range(3):
         observer.synced(SYNCED)
-    assert left["d"].done.wait(5)
-    assert {name: one.asked for name, one in left.items()} == {"a": 0, "b": 3, "c": 3, "d": 1}
-    told = [(record.levelname, record.__dict__.get("from", record.__dict__.get("mode"))) for record in caplog.records]
-    assert told[:2] == [("INFO", "b mode"), ("WARNING", "c")]
+    assert all(left[name].done.wait(5) for name in "bcd")
+    assert {name: one.asked for name, one in left.items()} == {"a": 0, "b": 3, "c": 10, "d": 1}
+    warned = [record.__dict__["mode"] for record in caplog.records if record.levelname == "WARNING"]
+    assert sorted(warned) == ["b"] * 2 + ["c"] * 9
 
 
 def test_nothing_is_removed_before_the_first_sync(left: dict[str, Left]) -> None:
