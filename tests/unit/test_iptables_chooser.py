@@ -52,6 +52,7 @@ def endings(rules: Rules, chains: Chains, arriving: Fraction, walked: int) -> It
             assert verb == "-j"
             yield int(target), here, walked
         arriving -= here
+    assert "-m" not in rules[-1]
     assert arriving == 0  # whatever comes here is given an endpoint
 
 

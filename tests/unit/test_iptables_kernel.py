@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from modes.iptables import kernel
 from modes.iptables.family import DIALECTS
 from modes.iptables.kernel import Flavour
 from modes.iptables.mode import IptablesMode
-from pyproxy.table import Family, Host, ModeError, Table
+from pyproxy.table import Family, Host, ModeError, Table, Transport
 from tests.unit.iptables_world import everything, fresh_host, run, use
 from tests.unit.test_iptables_route import CLUSTER_IP, endpoints, route
 
@@ -185,11 +186,32 @@ def test_affinity_is_objected_to_where_the_kernel_can_not_remember(
     program(restore, f'script=$(cat); case "$script" in *recent*) exit 2;; esac; echo "$script" | {passing_on}')
     mode = IptablesMode()
     told = "this kernel lacks the iptables match `recent` (module xt_recent)"
+    six = replace(STICKY, id=STICKY.id._replace(family=Family.IPV6))
     assert mode.objection(PLAIN) is None
     assert mode.objection(STICKY) == told
+    assert mode.objection(six) is None  # which another program writes
     program(restore, passing_on)
     assert mode.objection(STICKY) == told  # tried once
     assert IptablesMode().objection(STICKY) is None
+
+
+def test_sctp_is_objected_to_where_the_kernel_has_no_match_for_it(program: Callable[[str, str], None]) -> None:
+    use(NFT)
+    program("iptables-nft-restore", "case $(cat) in *sctp*) exit 2;; esac")
+    mode = IptablesMode()
+    both = replace(STICKY, transport=Transport.SCTP)
+    assert mode.objection(both) == "this kernel lacks the iptables match `sctp` (module xt_sctp)"
+    assert mode.objection(STICKY) is None
+    assert mode.objection(replace(PLAIN, transport=Transport.UDP)) is None
+
+
+def test_a_kernel_that_takes_nothing_for_now_is_asked_again(program: Callable[[str, str], None]) -> None:
+    use(NFT)
+    program("iptables-nft-restore", "exit 4")
+    mode = IptablesMode()
+    assert mode.objection(STICKY) is None
+    program("iptables-nft-restore", "case $(cat) in *recent*) exit 2;; esac")
+    assert mode.objection(STICKY) is not None
 
 
 @BOTH

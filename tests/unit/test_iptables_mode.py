@@ -267,8 +267,10 @@ def test_the_first_sync_removes_what_is_left_in_the_other_flavour(
         assert found[f"{d.program}-{other}"] == before[f"{d.program}-{other}"]
         assert is_hooked(saved(d, flavour))
     assert mode.verify() == []
-    monkeypatch.setattr(kernel, "read", None)  # once is enough
+    read = kernel.read
+    monkeypatch.setattr(kernel, "read", lambda d, of: read(d, of) if of is flavour else pytest.fail("once is enough"))
     mode.sync(table_of(ONE, TWO), {TWO.id})
+    mode.sync(table_of(ONE, TWO), None)
 
 
 @BOTH
@@ -332,7 +334,10 @@ def test_what_fails_in_one_flavour_keeps_the_other_from_nothing(
     use(flavour)
     read = kernel.read
 
+    asked_of: list[Flavour] = []
+
     def fail_elsewhere(d: Dialect, asked: Flavour) -> dict[str, kernel.Saved]:
+        asked_of.append(asked)
         if asked is not flavour:
             raise ModeError("no such table")
         return read(d, asked)
@@ -341,6 +346,11 @@ def test_what_fails_in_one_flavour_keeps_the_other_from_nothing(
     mode = IptablesMode()
     mode.sync(table_of(ONE), None)
     assert mode.verify() == []
+    asked_of.clear()
+    mode.sync(table_of(ONE, TWO), {TWO.id})
+    assert asked_of == []  # a small change is no time for it
+    mode.sync(table_of(ONE, TWO), None)
+    assert set(asked_of) == set(Flavour)
     with pytest.raises(ModeError, match="no such table"):
         mode.cleanup()
     assert "PYPROXY" not in str(everything())
