@@ -169,20 +169,15 @@ class IptablesMode:
         """Whether the kernel has no such match. Found out by trying, in a chain that nobody comes to: a rule that it
         does not take fails a whole sync, and with it other services."""
         if (family, match) not in self._lacking:
-            d = DIALECTS[family]
-            if not self._takes(d, _TRIALS[match].format(everyone=d.everyone)):
-                if not self._takes(d, "-j RETURN"):
-                    return False  # it takes nothing now, so this tells nothing
-                self._lacking[family, match] = True
-            else:
-                is_news = match == "recent" and not any(tried == match for _, tried in self._lacking)
-                self._lacking[family, match] = False
-                if is_news and _RECENT_LIMIT.exists():  # /sys may not be mounted
-                    clients = _RECENT_LIMIT.read_text().strip()
-                    log.info(
-                        "session affinity remembers the latest of each endpoint (ip_list_tot)",
-                        extra={"clients": clients},
-                    )
+            d, is_news = DIALECTS[family], not any(tried == match for _, tried in self._lacking)
+            takes = self._takes(d, _TRIALS[match].format(everyone=d.everyone))
+            if not takes and not self._takes(d, "-j RETURN"):
+                return False  # it takes nothing now, so this tells nothing
+            self._lacking[family, match] = not takes
+            if takes and is_news and match == "recent" and _RECENT_LIMIT.exists():  # /sys may not be mounted
+                clients = _RECENT_LIMIT.read_text().strip()
+                what = "session affinity remembers the latest of each endpoint (ip_list_tot)"
+                log.info(what, extra={"clients": clients})
         return self._lacking[family, match]
 
     def _takes(self, d: Dialect, rule: str) -> bool:

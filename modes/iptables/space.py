@@ -7,7 +7,6 @@ from hashlib import sha256
 from modes.iptables.family import Dialect
 
 _LONGEST_NAME = 28  # XT_EXTENSION_MAXNAMELEN less the end
-PORT_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,13 @@ class Addresses:
 @dataclass(frozen=True, slots=True)
 class Ports:
     protocol: str
-    bits: int = PORT_BITS
+    bits: int = 16
 
     def chain(self, first: int, length: int) -> str:
         return f"PYPROXY-{self.protocol.upper()}-{self._range(first, length)}"
 
     def match(self, first: int, length: int) -> str:
-        ports = f" -m {self.protocol} --dport {self._range(first, length)}" if length else ""
-        return f"-p {self.protocol}{ports}"
+        return f"-p {self.protocol} -m {self.protocol} --dport {self._range(first, length)}"
 
     def _range(self, first: int, length: int) -> str:
         last = first + (1 << self.bits - length) - 1

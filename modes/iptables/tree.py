@@ -36,7 +36,7 @@ class Space(Protocol):
         """The name of the chain for the numbers that share ``length`` bits with ``first``."""
 
     def match(self, first: int, length: int) -> str:
-        """What tells a packet of those."""
+        """What tells a packet of those; never asked of all, whose ``length`` is 0."""
 
 
 class _Range(NamedTuple):

@@ -22,13 +22,13 @@ def rules_for(chains: Chains, address: IP, port: int, transport: Transport) -> l
 
     What else rules look at (who sends, chance, memory, marks) may be either way: each way is followed.
     """
-    rules: list[str] = []
+    rules: dict[str, None] = {}  # an ordered set: a large pool has thousands
     _follow(chains, _START, (address, port, transport), rules)
     targets = {_target(rule) for rule in rules}
-    return rules if targets.intersection(_DECIDING) else []
+    return list(rules) if targets.intersection(_DECIDING) else []
 
 
-def _follow(chains: Chains, chain: str, to: tuple[IP, int, Transport], rules: list[str]) -> bool:
+def _follow(chains: Chains, chain: str, to: tuple[IP, int, Transport], rules: dict[str, None]) -> bool:
     """Add what is met from there on to ``rules``; whether it ends there in any case."""
     for rule in chains.get(chain, ()):
         target, met = _target(rule), f"-A {chain} {rule}"
@@ -37,7 +37,7 @@ def _follow(chains: Chains, chain: str, to: tuple[IP, int, Transport], rules: li
         is_sure = not _DEPENDS.search(rule)
         if target == "RETURN" and is_sure:
             return False
-        rules.append(met)
+        rules[met] = None
         ends = _follow(chains, target, to, rules) or target in _FINAL
         if is_sure and (ends or "-g " in rule):
             return ends

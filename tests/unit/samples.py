@@ -24,6 +24,8 @@ from pyproxy.objects import (
     ServiceStatus,
     SlicePort,
 )
+from pyproxy.policy import Site, routes_of
+from pyproxy.table import Host, Route, RouteId, Table
 
 THIS_NODE = "node-a"
 OTHER_NODE = "node-b"
@@ -92,3 +94,14 @@ def admitted(thing: T) -> T:
     assert not problems
     assert isinstance(result, type(thing))
     return result
+
+
+def table(*objects: Service | EndpointSlice) -> Table:
+    """What policy makes of them on THIS_NODE."""
+    slices = [admitted(one) for one in objects if isinstance(one, EndpointSlice)]
+    routes: dict[RouteId, Route] = {}
+    for one in objects:
+        if isinstance(one, Service):
+            mine = [piece for piece in slices if piece.service_key == one.key]
+            routes |= {route.id: route for route in routes_of(admitted(one), mine, Site(THIS_NODE))[0]}
+    return Table(routes, Host())

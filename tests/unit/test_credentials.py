@@ -86,32 +86,27 @@ def in_cluster(monkeypatch: pytest.MonkeyPatch, port: int | str, token_file: Pat
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
 
 
-@pytest.mark.parametrize("rotate", [in_place, by_symlink])
-def test_a_rotated_token_is_used_after_a_401_at_once(
-    server: ApiServer, account: tuple[Path, Path | None], rotate: Callable[[Path, str], None]
-) -> None:
-    rotate(account[0], ONE)
+@pytest.fixture(params=[in_place, by_symlink])
+def rotated(request: pytest.FixtureRequest, server: ApiServer, account: tuple[Path, Path | None]) -> Api:
+    """It has used a token that the server takes no longer; the file holds the next."""
+    request.param(account[0], ONE)
     connection = Api(account[1])
     connection.get(SERVICES, {})
     server.fault({"tokens": [TWO]})
-    rotate(account[0], TWO)
+    request.param(account[0], TWO)
+    return connection
+
+
+def test_a_rotated_token_is_used_after_a_401_at_once(server: ApiServer, rotated: Api) -> None:
     with fails(ApiError, "^401: Unauthorized$"):
-        connection.get(SERVICES, {})
-    connection.get(SERVICES, {})
+        rotated.get(SERVICES, {})
+    rotated.get(SERVICES, {})
     assert statuses(server) == [200, 401, 200]
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("rotate", [in_place, by_symlink])
-def test_a_rotated_token_is_used_before_a_401_once_the_old_one_has_lasted(
-    server: ApiServer, account: tuple[Path, Path | None], rotate: Callable[[Path, str], None]
-) -> None:
-    rotate(account[0], ONE)
-    connection = Api(account[1])
-    connection.get(SERVICES, {})
-    server.fault({"tokens": [TWO]})
-    rotate(account[0], TWO)
-    connection.get(SERVICES, {})
+def test_a_rotated_token_is_used_before_a_401_once_the_old_one_has_lasted(server: ApiServer, rotated: Api) -> None:
+    rotated.get(SERVICES, {})
     assert statuses(server) == [200, 200]
 
 

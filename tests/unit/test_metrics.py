@@ -14,10 +14,9 @@ from pyproxy import __version__
 from pyproxy.metrics import Metrics
 from pyproxy.objects import Delete, EndpointSlice, Key, Node, Service, Upsert
 from pyproxy.observer import Sync
-from pyproxy.policy import Site, routes_of
 from pyproxy.problem import Problem
-from pyproxy.table import Host, ModeError, Route, RouteId, Table
-from tests.unit.samples import OTHER_NODE, THIS_NODE, admitted, endpoint, endpoint_slice, node, service
+from pyproxy.table import Host, ModeError, RouteId, Table
+from tests.unit.samples import OTHER_NODE, THIS_NODE, endpoint, endpoint_slice, node, service, table
 
 TYPES = {
     "kubeproxy_sync_proxy_rules_duration_seconds": "histogram",
@@ -88,17 +87,6 @@ def sync(
 def route_ids(count: int) -> frozenset[RouteId]:
     routes = table(*(service(f"s{number}") for number in range(count))).routes
     return frozenset(routes)
-
-
-def table(*objects: Service | EndpointSlice) -> Table:
-    slices = [admitted(one) for one in objects if isinstance(one, EndpointSlice)]
-    routes: dict[RouteId, Route] = {}
-    for one in objects:
-        if isinstance(one, Service):
-            mine = [piece for piece in slices if piece.service_key == one.key]
-            found, _ = routes_of(admitted(one), mine, Site(THIS_NODE))
-            routes |= {route.id: route for route in found}
-    return Table(routes, Host())
 
 
 def test_every_metric_is_there_from_the_start_with_its_type(metrics: Metrics) -> None:

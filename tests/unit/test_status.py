@@ -14,13 +14,12 @@ import pytest
 
 from pyproxy import __version__
 from pyproxy.connection import Connection
-from pyproxy.objects import Delete, EndpointSlice, Ingress, Key, Service, ServicePort, SlicePort, Upsert
+from pyproxy.objects import Delete, Ingress, Key, Service, ServicePort, SlicePort, Upsert
 from pyproxy.observer import Sync
-from pyproxy.policy import Site, routes_of
 from pyproxy.problem import Problem
 from pyproxy.status import Status
 from pyproxy.table import Host, ModeError, Route, RouteId, Table
-from tests.unit.samples import OTHER_NODE, THIS_NODE, admitted, endpoint, endpoint_slice, service
+from tests.unit.samples import OTHER_NODE, THIS_NODE, endpoint, endpoint_slice, service, table
 
 EMPTY = Table({}, Host())
 
@@ -28,16 +27,6 @@ EMPTY = Table({}, Host())
 @pytest.fixture
 def status() -> Status:
     return Status("nftables", THIS_NODE)
-
-
-def table(*objects: Service | EndpointSlice) -> Table:
-    slices = [admitted(one) for one in objects if isinstance(one, EndpointSlice)]
-    routes: dict[RouteId, Route] = {}
-    for one in objects:
-        if isinstance(one, Service):
-            mine = [piece for piece in slices if piece.service_key == one.key]
-            routes |= {route.id: route for route in routes_of(admitted(one), mine, Site(THIS_NODE))[0]}
-    return Table(routes, Host())
 
 
 def shop() -> Table:
