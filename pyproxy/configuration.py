@@ -5,7 +5,7 @@ address is the default one, and port 0 is refused, so that no file can switch a 
 disables. Here port 0 disables, in file and flags alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from pyproxy.kube_proxy_configuration import (
     section_of,
     sections_of_masquerade_all,
 )
+from pyproxy.table import Ipvs as Ipvs
 from pyproxy.text_file import read_text
 from pyproxy.yaml_text import Broken
 
@@ -50,18 +51,6 @@ class BadConfiguration(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ipvs:
-    """Timeouts are in seconds; 0 leaves what the kernel has."""
-
-    scheduler: str = "rr"
-    exclude_cidrs: tuple[Prefix, ...] = ()
-    strict_arp: bool = False
-    tcp_timeout: float = 0.0
-    tcp_fin_timeout: float = 0.0
-    udp_timeout: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Configuration:
     """Named as in KubeProxyConfiguration. What a flag says instead goes in by `dataclasses.replace`."""
 
@@ -83,7 +72,7 @@ class Configuration:
     min_sync_period: float = _MIN_SYNC_PERIOD_S
     verbosity: int = 0
     log_format: Literal["text", "json"] = "text"
-    ipvs: Ipvs = Ipvs()
+    ipvs: Ipvs = field(default_factory=Ipvs)
     ignored: tuple[Ignored, ...] = ()
 
 

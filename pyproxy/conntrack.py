@@ -20,6 +20,7 @@ from threading import Condition
 from typing import NamedTuple
 
 from pyproxy.address import IP, contains
+from pyproxy.kernel.netlink import NESTED, NETFILTER, Message, Netlink, attribute, attributes, nested
 from pyproxy.observer import Observer, Sync
 from pyproxy.table import Family, Host, Prefix, Route, Scope, Table, Transport, is_own
 
@@ -28,22 +29,16 @@ log = logging.getLogger("pyproxy.conntrack")
 Socket = bytes
 """Address and port in network order, as conntrack gives them: 100,000 flows are compared without being spelled out."""
 
-_NETLINK_NETFILTER = 12
 _CTNETLINK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = _CTNETLINK | 1, _CTNETLINK | 2  # IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE
-_REQUEST, _DUMP = 0x1, 0x300
-_ERROR, _DONE = 2, 3
 _ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25  # CTA_*
 _FILTER_ORIGINAL = 1  # CTA_FILTER_ORIG_FLAGS
 _BY_PROTOCOL = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM, Linux 5.8; without it every flow is dumped and passed over here
-_NESTED = 0x8000
-_KIND = 0x3FFF
+_HEADER_BYTES = 4  # of nfgenmsg
 _IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
-_BATCH_BYTES = 60_000
 _TRY_AGAIN_S = 1.0
 _CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
-_RECEIVE_BYTES = 1 << 20
 
 
 class Flow(NamedTuple):
@@ -64,12 +59,9 @@ class Flow(NamedTuple):
     @property
     def handle(self) -> bytes:
         """What names it to the kernel: original tuple, id and zone."""
-        data = self.attributes
-        return b"".join(
-            data[first - 4 : last + 3 & ~3]
-            for kind, first, last in _attributes(data, 0, len(data))
-            if kind in (_ORIGINAL, _ID, _ZONE)
-        )
+        fields = dict(attributes(self.attributes))
+        ids = (attribute(kind, fields[kind]) for kind in (_ID, _ZONE) if kind in fields)
+        return nested(_ORIGINAL, fields[_ORIGINAL]) + b"".join(ids)
 
 
 @dataclass(slots=True)
@@ -223,44 +215,29 @@ def stale_flows(expected: Expectation) -> list[Flow]:
 
 def udp_flows(family: int) -> Iterator[Flow]:
     """Every UDP flow of one address family in this network namespace, in one dump. Raises OSError."""
-    protocol = _attribute(_PROTO | _NESTED, _attribute(1, bytes([socket.IPPROTO_UDP])))
-    choice = _attribute(_ORIGINAL | _NESTED, protocol)
-    choice += _attribute(_FILTER | _NESTED, _attribute(_FILTER_ORIGINAL, struct.pack("=I", _BY_PROTOCOL)))
-    with _open() as netlink:
-        netlink.send(_message(_GET, _REQUEST | _DUMP, family, choice))
-        while True:
-            data = netlink.recv(_RECEIVE_BYTES)
-            offset = 0
-            while offset < len(data):
-                length, kind = struct.unpack_from("=IH", data, offset)
-                if kind == _DONE:
-                    return
-                if kind == _ERROR:
-                    code = -struct.unpack_from("=i", data, offset + 16)[0]
-                    raise OSError(code, f"conntrack can't be read: {errno.errorcode.get(code, code)}")
-                flow = _flow(data, offset + 20, offset + length)
-                if flow is not None:
-                    yield flow
-                offset += length + 3 & ~3
+    protocol = nested(_PROTO, attribute(1, bytes([socket.IPPROTO_UDP])))
+    choice = nested(_ORIGINAL, protocol)
+    choice += nested(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", _BY_PROTOCOL)))
+    with Netlink(NETFILTER) as netlink:
+        for data in netlink.dump(Message(_GET, _header(family) + choice)):
+            flow = _flow(data[_HEADER_BYTES:])
+            if flow is not None:
+                yield flow
 
 
-def _flow(data: bytes, start: int, end: int) -> Flow | None:
+def _flow(data: bytes) -> Flow | None:
     """None if it is not UDP."""
-    attributes = data[start:end]
     for layout in _LAYOUTS:
-        if attributes.startswith(layout.original) and attributes.startswith(layout.reply, layout.length):
+        if data.startswith(layout.original) and data.startswith(layout.reply, layout.length):
             to, to_port, source, source_port = layout.offsets
-            destination = attributes[to : to + layout.address] + attributes[to_port : to_port + 2]
-            endpoint = attributes[source : source + layout.address] + attributes[source_port : source_port + 2]
-            return (
-                Flow(destination, endpoint, attributes) if attributes[layout.protocol] == socket.IPPROTO_UDP else None
-            )
-    sides = {kind: (first, last) for kind, first, last in _attributes(attributes, 0, len(attributes))}
+            destination = data[to : to + layout.address] + data[to_port : to_port + 2]
+            endpoint = data[source : source + layout.address] + data[source_port : source_port + 2]
+            return Flow(destination, endpoint, data) if data[layout.protocol] == socket.IPPROTO_UDP else None
+    sides = dict(attributes(data))
     if _ORIGINAL not in sides or _REPLY not in sides:
         return None
-    to_side = _side(attributes, *sides[_ORIGINAL], source=False)
-    from_side = _side(attributes, *sides[_REPLY], source=True)
-    return Flow(to_side, from_side, attributes) if to_side and from_side else None
+    to_side, from_side = _side(sides[_ORIGINAL], source=False), _side(sides[_REPLY], source=True)
+    return Flow(to_side, from_side, data) if to_side and from_side else None
 
 
 class _Layout:
@@ -270,8 +247,8 @@ class _Layout:
         ips = 4 + 2 * (4 + address)  # CTA_TUPLE_IP with source and destination
         self.address = address
         self.length = 4 + ips + 28  # CTA_TUPLE_PROTO with number, source and destination port
-        self.original = struct.pack("=HH", self.length, _ORIGINAL | _NESTED)
-        self.reply = struct.pack("=HH", self.length, _REPLY | _NESTED)
+        self.original = struct.pack("=HH", self.length, _ORIGINAL | NESTED)
+        self.reply = struct.pack("=HH", self.length, _REPLY | NESTED)
         self.protocol = 4 + ips + 8
         self.offsets = (
             8 + 4 + address + 4,  # destination of the original tuple
@@ -284,77 +261,30 @@ class _Layout:
 _LAYOUTS = (_Layout(4), _Layout(16))
 
 
-def _side(data: bytes, start: int, end: int, *, source: bool) -> Socket | None:
+def _side(tuple_: bytes, *, source: bool) -> Socket | None:
     """The source or destination of a tuple; None unless it is UDP."""
     address = port = protocol = b""
-    for kind, first, last in _attributes(data, start, end):
-        for inner, begin, stop in _attributes(data, first, last):
+    for kind, payload in attributes(tuple_):
+        for inner, value in attributes(payload):
             if kind == _IPS and inner in ((1, 3) if source else (2, 4)):  # CTA_IP_V4_SRC, V6_SRC; V4_DST, V6_DST
-                address = data[begin:stop]
+                address = value
             elif kind == _PROTO and inner == 1:  # CTA_PROTO_NUM
-                protocol = data[begin:stop]
+                protocol = value
             elif kind == _PROTO and inner == (2 if source else 3):  # CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
-                port = data[begin:stop]
+                port = value
     return address + port if protocol == bytes([socket.IPPROTO_UDP]) and address and port else None
 
 
-def _attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Kind, and where the payload begins and ends, of each netlink attribute."""
-    while start + 4 <= end:
-        length, kind = struct.unpack_from("=HH", data, start)
-        yield kind & _KIND, start + 4, start + length
-        start += length + 3 & ~3
-
-
 def delete(flows: list[Flow]) -> int:
-    """Remove them and count those that were there still, many messages a system call. Raises OSError.
-
-    The kernel answers only what failed; a flow that has just ended is no failure.
-    """
-    missing = 0
-    messages = [_message(_DELETE, _REQUEST, flow.family, flow.handle) for flow in flows]
-    with _open() as netlink:
-        netlink.setblocking(False)
-        while messages:
-            batch = b""
-            while messages and len(batch) < _BATCH_BYTES:
-                batch += messages.pop()
-            netlink.send(batch)
-            missing += _failures(netlink)
-    return len(flows) - missing
+    """Remove them and count those that were there still, many messages a system call. Raises OSError."""
+    with Netlink(NETFILTER) as netlink:
+        failures = netlink.send(Message(_DELETE, _header(flow.family) + flow.handle) for flow in flows)
+    for failure in failures:
+        if failure.code != errno.ENOENT:  # it has just ended by itself
+            raise OSError(failure.code, f"a conntrack flow can't be deleted: {failure.reason}")
+    return len(flows) - len(failures)
 
 
-def _failures(netlink: socket.socket) -> int:
-    count = 0
-    while True:
-        try:
-            data = netlink.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return count
-        except OSError as error:
-            if error.errno == errno.ENOBUFS:  # more answers than the buffer holds; they only tell what was gone
-                continue
-            raise
-        offset = 0
-        while offset < len(data):
-            length, kind = struct.unpack_from("=IH", data, offset)
-            code = -struct.unpack_from("=i", data, offset + 16)[0] if kind == _ERROR else 0
-            if code not in (0, errno.ENOENT):
-                raise OSError(code, f"a conntrack flow can't be deleted: {errno.errorcode.get(code, code)}")
-            count += code == errno.ENOENT
-            offset += length + 3 & ~3
-
-
-def _open() -> socket.socket:
-    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-    netlink.bind((0, 0))
-    return netlink
-
-
-def _message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
-    """A netlink message with an nfgenmsg."""
-    return struct.pack("=IHHIIBBH", 20 + len(attributes), kind, flags, 0, 0, family, 0, 0) + attributes
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
+def _header(family: int) -> bytes:
+    """An nfgenmsg."""
+    return struct.pack("=BBH", family, 0, 0)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Mapping
 
 from pyproxy.explain import Known, explain
 from pyproxy.explanation import Destination, Explanation
+from pyproxy.kernel.own_address import is_own
 from pyproxy.objects import Delete, Event, Key, Service
 from pyproxy.observer import Observer, Sync
-from pyproxy.own_address import is_own
 from pyproxy.problem import Problem
 from pyproxy.table import Table
 

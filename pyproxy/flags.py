@@ -15,6 +15,7 @@ from pyproxy.address import IP, Prefix, parse_prefix, parse_socket
 from pyproxy.configuration import Configuration
 from pyproxy.duration import go_duration
 from pyproxy.host import DetectLocal
+from pyproxy.kube_proxy_configuration import SCHEDULER
 
 _LONGEST_S = 366 * 86400.0
 _DISABLED = object()
@@ -24,14 +25,19 @@ _WITHOUT_EFFECT = (
     *("bind-address", "config-sync-period", "feature-gates", "oom-score-adj", "profiling", "proxy-port-range"),
     *("conntrack-max-per-core", "conntrack-min", "conntrack-tcp-be-liberal", "conntrack-tcp-timeout-close-wait"),
     *("conntrack-tcp-timeout-established", "conntrack-udp-timeout", "conntrack-udp-timeout-stream"),
-    *("init-only", "iptables-localhost-nodeports", "iptables-masquerade-bit", "ipvs-exclude-cidrs"),
-    *("ipvs-min-sync-period", "ipvs-scheduler", "ipvs-strict-arp", "ipvs-sync-period", "ipvs-tcp-timeout"),
-    *("ipvs-tcpfin-timeout", "ipvs-udp-timeout", "kube-api-burst"),
+    *("init-only", "iptables-localhost-nodeports", "iptables-masquerade-bit", "kube-api-burst"),
     *("kube-api-content-type", "kube-api-qps", "log-flush-frequency", "log-json-info-buffer-size"),
     *("log-json-split-stream", "log-text-info-buffer-size", "log-text-split-stream", "show-hidden-metrics-for-version"),
     "vmodule",
 )
 """kube-proxy's other flags: taken, so that its command line works, and said to be in vain."""
+
+
+_OF_IPVS = {
+    **{name: name for name in ("scheduler", "exclude_cidrs", "strict_arp", "tcp_timeout", "udp_timeout")},
+    "tcpfin_timeout": "tcp_fin_timeout",
+}
+"""The fields of table.Ipvs by what their flags are called."""
 
 
 class _Ignored(argparse.Action):
@@ -66,9 +72,20 @@ def add_to(run: argparse.ArgumentParser) -> None:
                      help="give ClusterIP traffic of pods a node address, too")  # fmt: skip
     how.add_argument("--sync-period", type=_period, metavar="DURATION", help="between verifications (default: 30s)")
     how.add_argument("--min-sync-period", type=_seconds, metavar="DURATION", help="between syncs (default: 100ms)")
-    # kube-proxy's names for the same two, which it obeys in every mode but ipvs.
-    how.add_argument("--iptables-sync-period", type=_period, help=argparse.SUPPRESS)
-    how.add_argument("--iptables-min-sync-period", type=_seconds, help=argparse.SUPPRESS)
+    # kube-proxy's names for the same two: one pair for ipvs, the other for every other mode.
+    for section in ("iptables", "ipvs"):
+        how.add_argument(f"--{section}-sync-period", type=_period, help=argparse.SUPPRESS)
+        how.add_argument(f"--{section}-min-sync-period", type=_seconds, help=argparse.SUPPRESS)
+    ipvs = run.add_argument_group("what only mode ipvs goes by")
+    ipvs.add_argument("--ipvs-scheduler", type=_scheduler, metavar="NAME",
+                      help="rr, wrr, lc, wlc, lblc, lblcr, sh, dh, sed, nq or mh (default: rr)")  # fmt: skip
+    ipvs.add_argument("--ipvs-exclude-cidrs", type=_prefixes, metavar="CIDR[,CIDR]",
+                      help="where virtual servers of others stay as they are")  # fmt: skip
+    ipvs.add_argument("--ipvs-strict-arp", type=_boolean, nargs="?", const=True, metavar="true|false",
+                      help="answer ARP for no address that is not the device's own (default: false)")  # fmt: skip
+    for name, what in (("tcp", "TCP connections"), ("tcpfin", "TCP connections that end"), ("udp", "UDP flows")):
+        ipvs.add_argument(f"--ipvs-{name}-timeout", type=_seconds, metavar="DURATION",
+                          help=f"of idle {what} (default: 0, as the kernel has it)")  # fmt: skip
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
                       help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
@@ -93,12 +110,14 @@ def override(configuration: Configuration, options: argparse.Namespace) -> Confi
         if getattr(options, one.name, None) is not None
     }
     changes: dict[str, Any] = {name: None if value is _DISABLED else value for name, value in given.items()}
-    if changes.get("mode", configuration.mode) != "ipvs":
-        for name in ("sync_period", "min_sync_period"):
-            value = getattr(options, f"iptables_{name}")
-            if value is not None:
-                changes.setdefault(name, value)
-    return replace(configuration, **changes)
+    section = "ipvs" if changes.get("mode", configuration.mode) == "ipvs" else "iptables"
+    for name in ("sync_period", "min_sync_period"):
+        value = getattr(options, f"{section}_{name}")
+        if value is not None:
+            changes.setdefault(name, value)
+    of_ipvs = {field: getattr(options, f"ipvs_{flag}", None) for flag, field in _OF_IPVS.items()}
+    given = {field: value for field, value in of_ipvs.items() if value is not None}
+    return replace(configuration, **changes, ipvs=replace(configuration.ipvs, **given))
 
 
 def _prefixes(text: str) -> tuple[Prefix, ...]:
@@ -106,6 +125,12 @@ def _prefixes(text: str) -> tuple[Prefix, ...]:
         return tuple(parse_prefix(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _scheduler(text: str) -> str:
+    if not re.fullmatch(SCHEDULER, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an ipvs scheduler such as rr")
+    return text
 
 
 def _node_port_addresses(text: str) -> tuple[Prefix, ...]:

@@ -1,12 +1,12 @@
 """What forwarding must know of this node, from its Node object and the command line."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from pyproxy.address import IP, Family, Prefix, collapse, family_of
 from pyproxy.objects import ZONE_LABEL, Node
 from pyproxy.policy import Site
-from pyproxy.table import Host
+from pyproxy.table import Host, Ipvs
 
 
 class DetectLocal(Enum):
@@ -30,6 +30,7 @@ class HostOptions:
     node_port_addresses: tuple[Prefix, ...] | None = None
     """None: the node's InternalIP addresses; the empty tuple: only the first of each family (``primary``)."""
     masquerade_all: bool = False
+    ipvs: Ipvs = field(default_factory=Ipvs)
 
 
 def site_of(node: Node | None, options: HostOptions) -> Site:
@@ -51,6 +52,7 @@ def host_of(node: Node | None, options: HostOptions) -> Host:
         pod_prefixes=_disjoint(prefixes.get(options.detect_local, ())),
         pod_interfaces=interfaces.get(options.detect_local, ()),
         masquerade_all=options.masquerade_all,
+        ipvs=options.ipvs,
     )
 
 

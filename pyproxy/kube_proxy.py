@@ -7,12 +7,10 @@ host had. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-H
 import json
 import re
 import shlex
-import shutil
-import subprocess
 
+from pyproxy.kernel import program
 from pyproxy.table import ModeError
 
-_SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 _OWN_CHAIN = re.compile(
     "KUBE-("
     "SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY|"
@@ -28,7 +26,7 @@ def cleanup() -> list[str]:
 
 
 def _nftables() -> list[str]:
-    if (nft := _find("nft")) is None:
+    if (nft := program.find("nft")) is None:
         return []
     listed = json.loads(_run([nft, "-j", "list", "tables"]))["nftables"]
     tables = [entry["table"]["family"] for entry in listed if entry.get("table", {}).get("name") == "kube-proxy"]
@@ -38,7 +36,7 @@ def _nftables() -> list[str]:
 
 
 def _iptables(flavour: str) -> list[str]:
-    save, restore = _find(f"{flavour}-save"), _find(f"{flavour}-restore")
+    save, restore = (program.find(f"{flavour}-{verb}") for verb in ("save", "restore"))
     if save is None or restore is None:
         return []
     removed = []
@@ -74,13 +72,9 @@ def _tables(saved: str) -> dict[str, list[str]]:
     return tables
 
 
-def _find(program: str) -> str | None:
-    return shutil.which(program) or shutil.which(program, path=_SBIN)
-
-
-def _run(command: list[str], script: str | None = None) -> str:
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0]
+def _run(command: list[str], script: str = "") -> str:
+    done = program.run(command, script)
+    if done.status != 0:
+        reason = (done.errors.strip().splitlines() or [f"status {done.status}"])[0]
         raise ModeError(f"{command[0]} failed: {reason}")
-    return done.stdout
+    return done.output

@@ -114,6 +114,9 @@ def _path(value: Any) -> str:
     return text
 
 
+SCHEDULER = r"[a-z0-9_]{1,15}"
+"""The name of an IPVS scheduler, IP_VS_SCHEDNAME_MAXLEN of linux/ip_vs.h, less the end."""
+
 Bit = Annotated[int, Reads(_within(0, 31))]
 Count = Annotated[int, Reads(_within(0, 2**31 - 1))]
 Seconds = Annotated[float, Reads(_seconds)]
@@ -176,7 +179,7 @@ class Iptables(Nftables, rename="camel"):
 class IpvsSection(msgspec.Struct, rename="camel"):
     sync_period: Seconds = 0.0
     min_sync_period: Seconds = 0.0
-    scheduler: Annotated[str, Reads(_matching(r"[a-z0-9_]{1,15}", "the name of an ipvs scheduler such as rr"))] = ""
+    scheduler: Annotated[str, Reads(_matching(SCHEDULER, "the name of an ipvs scheduler such as rr"))] = ""
     exclude_cidrs: list[Annotated[Prefix, Reads(_prefix)]] = msgspec.field(default_factory=list, name="excludeCIDRs")
     strict_arp: bool = msgspec.field(default=False, name="strictARP")
     tcp_timeout: Seconds = 0.0

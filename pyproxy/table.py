@@ -4,14 +4,15 @@ Policy writes it, modes read it. Everything that Kubernetes decides has been dec
 other module of this package: this one holds every value it sees, and what it may answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import NamedTuple, Protocol
 
 from pyproxy.address import IP, Family, Prefix, family_of
-from pyproxy.own_address import is_own
+from pyproxy.kernel.error import InUse, ModeError
+from pyproxy.kernel.own_address import is_own
 
 __all__ = [
     "IP",
@@ -20,6 +21,8 @@ __all__ = [
     "Family",
     "Frontend",
     "Host",
+    "InUse",
+    "Ipvs",
     "Mode",
     "ModeError",
     "OnEmpty",
@@ -143,6 +146,19 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Ipvs:
+    """What only the mode ipvs goes by (KubeProxyConfiguration.ipvs). Time-outs in seconds; 0 leaves the kernel's."""
+
+    scheduler: str = "rr"
+    exclude_cidrs: tuple[Prefix, ...] = ()
+    """Virtual servers of others in there stay theirs, even where a Service has the same address and port."""
+    strict_arp: bool = False
+    tcp_timeout: float = 0.0
+    tcp_fin_timeout: float = 0.0
+    udp_timeout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """This node, as far as forwarding depends on it."""
 
@@ -154,6 +170,7 @@ class Host:
     """…or what comes in here is (BridgeInterface, and InterfaceNamePrefix with a trailing ``*``)."""
     masquerade_all: bool = False
     """Whether ClusterIP traffic from pods gets a node address as its source, too."""
+    ipvs: Ipvs = Ipvs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +184,6 @@ class Drift(NamedTuple):
 
     route: RouteId | None
     what: str
-
-
-class ModeError(Exception):
-    """The kernel did not take what a mode wrote. The message is one sentence for the operator."""
 
 
 class Mode(Protocol):
@@ -194,6 +207,12 @@ class Mode(Protocol):
 
     def cleanup(self) -> list[str]:
         """Remove all that this mode ever wrote, and say what that was. Raises ModeError."""
+
+    def retire(self) -> Iterable[str]:
+        """Another mode serves now: remove what no open connection needs, and say what that was, each as it goes.
+
+        Raises InUse while something is left that open connections need, ModeError where `cleanup` would.
+        """
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """What in the kernel serves that destination, as the kernel's own tool writes it; empty if nothing does.

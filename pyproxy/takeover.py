@@ -10,10 +10,12 @@ import time
 
 from pyproxy import modes
 from pyproxy.observer import Observer, Sync
+from pyproxy.table import InUse
 
 log = logging.getLogger("pyproxy")
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 10.0, 600.0
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S, _LONGEST_WAIT_FOR_CONNECTIONS_S = 600.0, 30.0
 
 
 class Takeover(Observer):
@@ -36,10 +38,14 @@ def _clean_up(name: str) -> None:
     wait = _FIRST_WAIT_S
     while True:
         try:
-            for what in modes.load(name).cleanup():
+            for what in modes.load(name).retire():
                 log.info("took over", extra={"from": f"{name} mode", "removed": what})
             return
+        except InUse as error:
+            log.debug("what another mode left is still in use", extra={"mode": name, "reason": error})
+            longest = _LONGEST_WAIT_FOR_CONNECTIONS_S
         except Exception as error:  # a mode that nobody runs, maybe a stranger's, must not end this process
             log.warning("what another mode left can't be removed", extra={"mode": name, "reason": error})
-            time.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_S)
+            longest = _LONGEST_WAIT_S
+        time.sleep(wait)
+        wait = min(2 * wait, longest)

@@ -5,8 +5,6 @@ one transaction. python-iptables knows legacy tables only, so what it could do w
 """
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,9 +13,9 @@ from pathlib import Path
 from modes.iptables.family import DIALECTS, Dialect
 from modes.iptables.ruleset import HOOKS, PREFIX
 from modes.iptables.tree import Chains
+from pyproxy.kernel import program
 from pyproxy.table import Family, ModeError
 
-_SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 _LOCK_PATIENCE_S = 30
 _HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
 """Chains by which kubelet tells others the flavour of the host (KEP-3178)."""
@@ -40,8 +38,7 @@ class Saved:
 
 
 def find(d: Dialect, flavour: Flavour, verb: str) -> str | None:
-    program = f"{d.program}-{flavour}-{verb}"
-    return shutil.which(program) or shutil.which(program, path=_SBIN)
+    return program.find(f"{d.program}-{flavour}-{verb}")
 
 
 def detect() -> Flavour:
@@ -57,8 +54,8 @@ def detect() -> Flavour:
     rules = {flavour: text.count("\n-A ") for flavour, text in saved.items()}
     if rules[Flavour.LEGACY] != rules[Flavour.NFT]:
         return max(Flavour, key=lambda flavour: rules[flavour])
-    program = shutil.which("iptables") or shutil.which("iptables", path=_SBIN)
-    return Flavour.NFT if program is None or "nf_tables" in _run([program, "--version"]) else Flavour.LEGACY
+    iptables = program.find("iptables")
+    return Flavour.NFT if iptables is None or "nf_tables" in _run([iptables, "--version"]) else Flavour.LEGACY
 
 
 def load(d: Dialect, flavour: Flavour, script: str, *options: str) -> None:
@@ -148,12 +145,9 @@ def lacking_capabilities() -> str:
 
 def _run(command: list[str], stdin: str = "") -> str:
     """The output. Raises ModeError with the first complaint."""
-    try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", check=False)
-    except OSError as error:  # no memory or no process left, for instance
-        raise ModeError(f"{Path(command[0]).name} could not be run: {error.strerror}") from error
-    if done.returncode != 0:
-        complaints = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("#")]
-        reason = "; ".join(complaints[:2]) or f"ended with status {done.returncode}"
+    done = program.run(command, stdin)
+    if done.status != 0:
+        complaints = [line for line in done.errors.splitlines() if line.strip() and not line.startswith("#")]
+        reason = "; ".join(complaints[:2]) or f"ended with status {done.status}"
         raise ModeError(f"{Path(command[0]).name}: {reason[:300]}")
-    return done.stdout
+    return done.output

@@ -1,26 +1,16 @@
 """A route as set elements: pure text, no kernel."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 from zlib import crc32
 
 from modes.nftables.behaviour import MOST_BACKENDS, SHORT_CIRCUIT, Behaviour, size_of
 from modes.nftables.family import Dialect
 from modes.nftables.ruleset import CHOICE
+from pyproxy.kernel.nft import Elements as Elements
+from pyproxy.kernel.nft import Slot as Slot
 from pyproxy.table import Backend, Pool, Route, Scope
 
 _LONGEST_COMMENT = 127  # nft's NFTNL_UDATA_COMMENT_MAXLEN, less the end
-
-
-class Slot(NamedTuple):
-    """Where an element stands: the set's name and the key in it, as nft writes it."""
-
-    set: str
-    key: str
-
-
-Elements = dict[Slot, str]
-"""What maps say for a key; empty for sets."""
 
 
 def behaviours_of(route: Route) -> Iterator[tuple[Slot, Behaviour]]:

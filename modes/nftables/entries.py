@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple, Self
 
-from modes.nftables import kernel, netlink
 from modes.nftables.elements import classid
 from modes.nftables.family import DIALECTS, Dialect
-from modes.nftables.netlink import Element
 from modes.nftables.ruleset import TABLE
+from pyproxy.kernel import nf_tables, nft
+from pyproxy.kernel.nf_tables import Element
 from pyproxy.table import IP, Transport, family_of, is_own
 
 _PROTOCOLS = {
@@ -67,7 +67,7 @@ def entries(address: IP, port: int, transport: Transport) -> Iterator[str]:
 
 def _lead(d: Dialect, name: str, key: Key, element: Element, prefix: str = "") -> Iterator[str]:
     """``element`` of the set ``name``, and where it leads."""
-    chains = kernel.rules(d.ip)
+    chains = nft.rules(d.ip, TABLE)
     first = [rule for rule in chains.get("services", ()) if rule.split().count(f"@{name}")]
     yield from (f"rule {d.ip} {TABLE} services {rule}" for rule in first)
     yield _written(d, name, key, element, element.verdict)
@@ -78,7 +78,7 @@ def _lead(d: Dialect, name: str, key: Key, element: Element, prefix: str = "") -
             visited += [other for other in _GOTO.findall(rule) if other not in visited]
     rules = [rule for chain in visited for rule in chains.get(chain, ())]
     if any("@allowed-sources" in rule for rule in rules):
-        for slot in kernel.elements(d.ip, ["allowed-sources"], maps=False):
+        for slot in nft.elements(d.ip, TABLE, ["allowed-sources"], maps=False):
             if slot.key.startswith(f"{key.text} . "):
                 yield f"element {d.ip} {TABLE} {slot.set} {{ {slot.key} }}"
     sticky = any("sticky-ids" in rule for rule in rules)
@@ -106,7 +106,7 @@ def _endpoint(d: Dialect, prefix: str, key: Key, number: int, *, sticky: bool) -
 
 
 def _element(d: Dialect, name: str, key: Key) -> Element | None:
-    return netlink.element(d.family, TABLE, name, key.packed)
+    return nf_tables.element(d.family, TABLE, name, key.packed)
 
 
 def _written(d: Dialect, name: str, key: Key, element: Element, value: str) -> str:

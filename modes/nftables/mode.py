@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from modes.nftables import kernel, netlink, ruleset
+from modes.nftables import ruleset
 from modes.nftables.entries import entries
 from modes.nftables.family import DIALECTS
 from modes.nftables.family_table import FamilyTable
-from modes.nftables.netlink import Heard
 from modes.nftables.ruleset import TABLE
+from pyproxy.kernel import nf_tables, nft, program
+from pyproxy.kernel.nf_tables import Heard
 from pyproxy.table import IP, Drift, Family, Host, ModeError, Route, RouteId, Table, Transport
 
 _PLAIN_SETS = (*ruleset.SHARED_SETS, "allowed-sources", *ruleset.HOST_SETS)
@@ -22,17 +23,17 @@ class NftablesMode:
     def __init__(self) -> None:
         self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if _kernel_speaks(family)}
         self._in_order = False  # whether the kernel holds what self._tables say
-        self._watch: netlink.Watch | None = None
+        self._watch: nf_tables.Watch | None = None
         self._touched = False  # whether somebody else wrote to our tables since they were in order
         self._fingerprints: dict[Family, bytes] = {}
 
     def probe(self) -> str | None:
-        if kernel.find_nft() is None:
+        if program.find("nft") is None:
             return "the program nft is not installed (Debian package nftables)"
         tables = {family: FamilyTable(DIALECTS[family]) for family in self._tables}
         try:
             # Anew, since what is there may be another version's; with -c it stays.
-            kernel.run_nft(["-c", "-f", "-"], "\n".join(_recreate(tables, Table({}, Host()))))
+            nft.run(["-c", "-f", "-"], "\n".join(_recreate(tables, Table({}, Host()))))
         except ModeError as error:
             if "Operation not permitted" in str(error):
                 return "it takes the capability CAP_NET_ADMIN (run as root)"
@@ -58,22 +59,22 @@ class NftablesMode:
         if self._watch:
             self._watch.close()  # the kernel would tell it of each element that we write
         self._watch = None
-        before = netlink.generation()
+        before = nf_tables.generation()
         try:
-            kernel.load("\n".join(self._refill(table)))
+            nft.load("\n".join(self._refill(table)))
         except ModeError:
             # Somebody changed what the sets are made of: affinity is lost, connections are not.
-            kernel.load("\n".join(_recreate(self._tables, table)))
-        self._watch = netlink.Watch(TABLE)
-        self._fingerprints = {family: netlink.fingerprint(family, TABLE) for family in self._tables}
+            nft.load("\n".join(_recreate(self._tables, table)))
+        self._watch = nf_tables.Watch(TABLE)
+        self._fingerprints = {family: nf_tables.fingerprint(family, TABLE) for family in self._tables}
         # Somebody else was at work before the watch began, likely on tables of their own: a full reading will tell.
-        self._touched = netlink.generation() - before > 1
+        self._touched = nf_tables.generation() - before > 1
 
     def _refill(self, table: Table) -> Iterator[str]:
         """The tables anew, in place where they are of this version."""
         for family, family_table in self._tables.items():
             d = DIALECTS[family]
-            present = kernel.chains(d.ip)
+            present = nft.chains(d.ip, TABLE)
             if present and ruleset.version(d) not in present:
                 yield from _recreate({family: family_table}, table)
                 continue
@@ -92,10 +93,10 @@ class NftablesMode:
         ]
         if not script:
             return
-        writer = kernel.load("\n".join(script))
+        writer = nft.load("\n".join(script))
         rewritten = [family for family, old in behaviours.items() if self._tables[family].behaviours != old]
         for family in rewritten:
-            self._fingerprints[family] = netlink.fingerprint(family, TABLE)
+            self._fingerprints[family] = nf_tables.fingerprint(family, TABLE)
         heard = self._watch.heard(writer) if self._watch else Heard.NOTHING
         self._touched = self._touched or heard > Heard.NOTHING
         if heard is Heard.TOUCHED:
@@ -113,15 +114,16 @@ class NftablesMode:
 
     def _compare(self, family: Family) -> Iterator[Drift]:
         ip = DIALECTS[family].ip
-        if (ip, TABLE) not in kernel.tables():
+        if (ip, TABLE) not in nft.tables():
             yield Drift(None, f"table {ip} {TABLE} is gone")
             return
         try:
             if family not in self._fingerprints:
                 yield Drift(None, f"table {ip} {TABLE} was written while somebody else wrote, too; to be sure, again")
-            elif netlink.fingerprint(family, TABLE) != self._fingerprints[family]:
+            elif nf_tables.fingerprint(family, TABLE) != self._fingerprints[family]:
                 yield Drift(None, f"chains or rules of table {ip} {TABLE} were changed")
-            found = kernel.elements(ip, ruleset.MAPS, maps=True) | kernel.elements(ip, _PLAIN_SETS, maps=False)
+            found = nft.elements(ip, TABLE, ruleset.MAPS, maps=True)
+            found |= nft.elements(ip, TABLE, _PLAIN_SETS, maps=False)
         except ModeError as error:
             yield Drift(None, f"table {ip} {TABLE} can't be read: {error}")
             return
@@ -129,10 +131,14 @@ class NftablesMode:
 
     def cleanup(self) -> list[str]:
         """Both tables, of any version."""
-        mine = sorted(ip for ip, name in kernel.tables() if name == TABLE)
+        mine = sorted(ip for ip, name in nft.tables() if name == TABLE)
         if mine:
-            kernel.load("\n".join(f"delete table {ip} {TABLE}" for ip in mine))
+            nft.load("\n".join(f"delete table {ip} {TABLE}" for ip in mine))
         return [f"nftables table {ip} {TABLE}" for ip in mine]
+
+    def retire(self) -> list[str]:
+        """Nothing must stay: conntrack goes on translating what is open."""
+        return self.cleanup()
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """Elements and rules, each as `nft add` would take it."""

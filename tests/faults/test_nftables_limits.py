@@ -6,11 +6,12 @@ import pytest
 
 from bench.ask import ask
 from bench.lab import SERVER_PORT, Lab
-from modes.nftables import kernel, ruleset
+from modes.nftables import ruleset
 from modes.nftables.elements import elements_of
 from modes.nftables.family import DIALECTS
 from modes.nftables.mode import NftablesMode
 from pyproxy.address import IP
+from pyproxy.kernel import nft
 from pyproxy.table import Backend, Family, Frontend, Host, OnEmpty, Pool, Route, RouteId, Scope, Table
 from tests.faults.routes import cluster_ip_route
 
@@ -58,21 +59,21 @@ def test_tables_of_another_version_are_replaced(lab: Lab, other: str) -> None:
     with lab.node.namespace.entered():
         mode = NftablesMode()
         assert mode.probe() is None
-        assert ("ip", "pyproxy") in kernel.tables()
+        assert ("ip", "pyproxy") in nft.tables()
         mode.sync(_table(_route(1)), None)
     assert ask(lab.pods["pod-1"], "10.96.0.1", 80).pod == "pod-2"
 
 
 def test_others_at_work_meanwhile_are_no_drift(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = kernel.load
+    load = nft.load
 
     def load_in_company(script: str) -> int:
-        kernel.run_nft(["add table inet other; delete table inet other"])
+        nft.run(["add table inet other; delete table inet other"])
         writer = load(script)
-        kernel.run_nft(["add table inet other; delete table inet other"])
+        nft.run(["add table inet other; delete table inet other"])
         return writer
 
-    monkeypatch.setattr(kernel, "load", load_in_company)
+    monkeypatch.setattr(nft, "load", load_in_company)
     with lab.node.namespace.entered():
         mode = NftablesMode()
         mode.sync(_table(_route(1)), None)

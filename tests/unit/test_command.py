@@ -16,7 +16,7 @@ from pyproxy.controller import Pace
 from pyproxy.host import DetectLocal, HostOptions
 from pyproxy.modes import UnknownMode
 from pyproxy.proxy import Proxy, Source
-from pyproxy.table import IP, Drift, Mode, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Ipvs, Mode, ModeError, Prefix, Route, RouteId, Table, Transport
 
 
 class PaperMode:
@@ -44,6 +44,9 @@ class PaperMode:
         if self._lacks == "broken":
             raise ModeError(f"{self.name} could not be removed")
         return [f"table of {self.name}"] if self._lacks is None else []
+
+    def retire(self) -> list[str]:
+        raise AssertionError
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         raise AssertionError
@@ -205,14 +208,36 @@ def test_truths_are_those_of_go(value: str, tmp_path: Path, started: Started) ->
 def test_flags_of_kube_proxy_without_effect_are_taken_and_said(
     tmp_path: Path, started: Started, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--oom-score-adj=-998", "--profiling", "--ipvs-scheduler", "lc", "--conntrack-min=1"]
+    flags = ["--oom-score-adj=-998", "--profiling", "--kube-api-qps", "5", "--conntrack-min=1"]
     assert run(tmp_path, *flags, "--masquerade-all") == 0
     assert started.host.masquerade_all is True
     lines = [line for line in capsys.readouterr().err.splitlines() if "in vain" in line]
     assert [line.split("field=")[1].split()[0] for line in lines] == [
-        flag.split("=")[0] for flag in flags if flag != "lc"
+        flag.split("=")[0] for flag in flags if flag != "5"
     ]
-    assert "ipvs" not in flags_help()
+    assert "kube-api" not in flags_help()
+
+
+def test_flags_of_ipvs_go_before_the_file(tmp_path: Path, started: Started) -> None:
+    config = tmp_path / "config.conf"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+        "ipvs: {scheduler: lc, tcpFinTimeout: 2s, udpTimeout: 3s, syncPeriod: 9s}\n"
+    )
+    flags = ["--ipvs-scheduler", "sh", "--ipvs-strict-arp", "--ipvs-exclude-cidrs", "10.0.0.0/8,fd00::/8"]
+    flags += ["--ipvs-tcp-timeout", "1m", "--ipvs-tcpfin-timeout", "0", "--ipvs-min-sync-period", "1s"]
+    assert run(tmp_path, "--config", str(config), *flags) == 0
+    ranges = (Prefix("10.0.0.0/8"), Prefix("fd00::/8"))
+    assert started.host.ipvs == Ipvs("sh", ranges, True, 60.0, 0.0, 3.0)
+    assert started.pace.min_sync_period == 0.1  # that of ipvs is for ipvs
+
+
+@pytest.mark.parametrize(
+    "flag", ["--ipvs-scheduler=r r", "--ipvs-tcp-timeout=soon", "--ipvs-exclude-cidrs=10.0.0.0/33"]
+)
+def test_wrong_flags_of_ipvs_are_named(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, flag) == 2
+    assert flag.partition("=")[0] in only_error(capsys)
 
 
 def flags_help() -> str:

@@ -57,6 +57,9 @@ class Recorder:
     def cleanup(self) -> list[str]:
         return []
 
+    def retire(self) -> list[str]:
+        raise AssertionError
+
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         raise AssertionError
 

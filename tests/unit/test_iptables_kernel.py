@@ -139,7 +139,7 @@ def test_without_the_capability_it_says_so() -> None:
 def test_without_the_programs_it_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert IptablesMode().probe() is None  # /usr/sbin is not on everybody's PATH
-    monkeypatch.setattr(kernel, "_SBIN", str(tmp_path))
+    monkeypatch.setattr("pyproxy.kernel.program._SBIN", str(tmp_path))
     mode = IptablesMode()
     assert mode.probe() == "the program iptables-nft-restore is not installed (Debian package iptables)"
     with pytest.raises(ModeError, match="the program iptables-nft-restore is not installed"):

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import pytest
 
 from bench.lab import Lab
-from modes.nftables import kernel, ruleset
+from modes.nftables import ruleset
 from modes.nftables.elements import Elements
 from modes.nftables.mode import NftablesMode
+from modes.nftables.ruleset import TABLE
+from pyproxy.kernel import nft, program
 from pyproxy.table import (
     IP,
     Backend,
@@ -116,8 +118,8 @@ class Listing(NamedTuple):
 def listings(written: NftablesMode) -> dict[str, Listing]:
     return {
         ip: Listing(
-            kernel.elements(ip, ruleset.MAPS, maps=True) | kernel.elements(ip, ["allowed-sources"], maps=False),
-            kernel.run_nft(["list", "table", ip, "pyproxy"]).decode(),
+            nft.elements(ip, TABLE, ruleset.MAPS, maps=True) | nft.elements(ip, TABLE, ["allowed-sources"], maps=False),
+            nft.run(["list", "table", ip, "pyproxy"]),
         )
         for ip in ("ip", "ip6")
     }
@@ -204,26 +206,26 @@ def test_another_address_of_the_node(lab: Lab, written: NftablesMode, second: IP
 def test_what_is_missing_in_the_kernel_is_missing_here(spoiled: NftablesMode, command: str, gone: str) -> None:
     to = IP("10.98.0.1" if "allowed" in command else "10.96.0.1")
     before = spoiled.entries(to, 80, Transport.UDP)
-    kernel.run_nft([command])
+    nft.run([command])
     after = spoiled.entries(to, 80, Transport.UDP)
     assert set(after) < set(before)
     assert all(gone in entry for entry in set(before) - set(after))
 
 
 def test_elements_that_no_rule_chooses_serve_nothing(spoiled: NftablesMode) -> None:
-    kernel.run_nft(["flush chain ip pyproxy cluster-ip-3"])
+    nft.run(["flush chain ip pyproxy cluster-ip-3"])
     assert [entry.split()[3] for entry in spoiled.entries(IP("10.96.0.1"), 80, Transport.UDP)] == ["services"] * 2
 
 
 def test_without_the_first_element_there_is_nothing_but_the_refusal(spoiled: NftablesMode) -> None:
-    kernel.run_nft(["delete element ip pyproxy services { 10.96.0.1 . udp . 80 }"])
+    nft.run(["delete element ip pyproxy services { 10.96.0.1 . udp . 80 }"])
     assert "goto refuse" in spoiled.entries(IP("10.96.0.1"), 80, Transport.UDP)[0]
-    kernel.run_nft(["flush set ip pyproxy cluster-ips"])
+    nft.run(["flush set ip pyproxy cluster-ips"])
     assert spoiled.entries(IP("10.96.0.1"), 80, Transport.UDP) == []
 
 
 def test_a_verdict_of_somebody_else_is_told(spoiled: NftablesMode) -> None:
-    kernel.run_nft(["add element ip pyproxy services { 10.9.9.9 . tcp . 80 : accept }"])
+    nft.run(["add element ip pyproxy services { 10.9.9.9 . tcp . 80 : accept }"])
     assert "element ip pyproxy services { 10.9.9.9 . tcp . 80 : accept }" in spoiled.entries(
         IP("10.9.9.9"), 80, Transport.TCP
     )
@@ -236,6 +238,6 @@ def test_without_tables_there_is_nothing(spoiled: NftablesMode) -> None:
 
 
 def test_without_the_program_nft_it_says_so(written: NftablesMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "find_nft", lambda: None)
+    monkeypatch.setattr(program, "find", lambda _: None)
     with pytest.raises(ModeError, match="the program nft is not installed"):
         written.entries(IP("10.96.0.1"), 80, Transport.UDP)

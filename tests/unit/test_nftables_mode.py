@@ -8,11 +8,13 @@ from random import Random
 import pytest
 
 from bench.lab import Lab
-from modes.nftables import kernel, ruleset
+from modes.nftables import ruleset
 from modes.nftables.elements import Elements, Slot, elements_of
 from modes.nftables.family import DIALECTS
 from modes.nftables.mode import NftablesMode
+from modes.nftables.ruleset import TABLE
 from pyproxy.host import HostOptions
+from pyproxy.kernel import nft
 from pyproxy.planner import Planner
 from pyproxy.store import Store
 from pyproxy.table import Family, ModeError, Table
@@ -48,13 +50,13 @@ def test_after_any_history_the_kernel_holds_what_the_table_says(
                 mode = NftablesMode()  # another process begins where this one ended
             elif happening < 0.06:
                 with monkeypatch.context() as patch, suppress(ModeError):  # unless there is nothing to write
-                    patch.setattr(kernel, "load", _refuse)
+                    patch.setattr(nft, "load", _refuse)
                     mode.sync(table, changed)
             mode.sync(table, changed)
             where = f"seed {seed}, step {step}"
             for family, written in mode._tables.items():
-                found = kernel.elements(DIALECTS[family].ip, ruleset.MAPS, maps=True)
-                found |= kernel.elements(DIALECTS[family].ip, PLAIN_SETS, maps=False)
+                found = nft.elements(DIALECTS[family].ip, TABLE, ruleset.MAPS, maps=True)
+                found |= nft.elements(DIALECTS[family].ip, TABLE, PLAIN_SETS, maps=False)
                 assert not list(written.differences(found)), where
                 assert _without_places(found) == _without_places(_wanted(family, table)), where
             if step % 10 == 0:

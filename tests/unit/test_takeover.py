@@ -1,41 +1,44 @@
 """What modes before left is removed after the first sync, whatever one of them says to that."""
 
 import logging
+from collections.abc import Iterator
 from threading import Event as Signal
 
 import pytest
 
 from pyproxy import modes, takeover
 from pyproxy.observer import Sync
-from pyproxy.table import Host, ModeError, Table
+from pyproxy.table import Host, InUse, ModeError, Table
 
 EMPTY = Table({}, Host())
+BUSY = ModeError("the kernel is busy")
 SYNCED = Sync(EMPTY, EMPTY, None, 0.1)
 
 
 class Left:
     """A mode of before, which fails as often as it is told to."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, *failures: ModeError) -> None:
         self.asked = 0
         self.done = Signal()
-        self._failures = failures
+        self._failures = list(failures)
 
-    def cleanup(self) -> list[str]:
+    def retire(self) -> Iterator[str]:
         self.asked += 1
-        if self.asked <= self._failures:
-            raise ModeError("the kernel is busy")
+        yield f"table {self.asked}"
+        if self._failures:
+            raise self._failures.pop()
         self.done.set()
-        return ["a table"]
 
 
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> dict[str, Left]:
-    found = {"a": Left(), "b": Left(failures=2), "c": Left(failures=9), "d": Left()}
+    found = {"a": Left(), "b": Left(*[BUSY] * 2), "c": Left(*[BUSY] * 9), "d": Left(*[InUse("a flow")] * 5)}
     monkeypatch.setattr(modes, "names", lambda: sorted(found))
     monkeypatch.setattr(modes, "load", found.__getitem__)
     monkeypatch.setattr(takeover, "_FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(takeover, "_LONGEST_WAIT_S", 0.02)
+    monkeypatch.setattr(takeover, "_LONGEST_WAIT_FOR_CONNECTIONS_S", 0.02)
     return found
 
 
@@ -46,9 +49,12 @@ def test_all_others_are_cleaned_up_after_once(left: dict[str, Left], caplog: pyt
     for _ in range(3):
         observer.synced(SYNCED)
     assert all(left[name].done.wait(5) for name in "bcd")
-    assert {name: one.asked for name, one in left.items()} == {"a": 0, "b": 3, "c": 10, "d": 1}
+    assert {name: one.asked for name, one in left.items()} == {"a": 0, "b": 3, "c": 10, "d": 6}
     warned = [record.__dict__["mode"] for record in caplog.records if record.levelname == "WARNING"]
-    assert sorted(warned) == ["b"] * 2 + ["c"] * 9
+    assert sorted(warned) == ["b"] * 2 + ["c"] * 9  # connections that are open yet are no reason to warn
+    told = [record.__dict__["removed"] for record in caplog.records if record.message == "took over"]
+    assert told.count("table 1") == 3
+    assert "table 6" in told
 
 
 def test_nothing_is_removed_before_the_first_sync(left: dict[str, Left]) -> None:

@@ -5,73 +5,69 @@ system, and a failed assertion in it harms one sync instead of the proxy. Its ow
 elements are two thirds of the bytes and 10 to 20 % less time.
 """
 
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from modes.nftables.elements import Elements, Slot
-from modes.nftables.ruleset import TABLE
-from pyproxy.table import ModeError
-
-_SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
+from pyproxy.kernel import program
+from pyproxy.kernel.error import ModeError
 
 
-def find_nft() -> str | None:
-    return shutil.which("nft") or shutil.which("nft", path=_SBIN)
+class Slot(NamedTuple):
+    """Where an element stands: the set's name and the key in it, as nft writes it."""
+
+    set: str
+    key: str
 
 
-def run_nft(arguments: list[str], script: str = "") -> bytes:
+Elements = dict[Slot, str]
+"""What maps say for a key; empty for sets."""
+
+
+def run(arguments: list[str], script: str = "") -> str:
     """nft's output. Raises ModeError with its first complaint."""
-    return _run(arguments, script)[0]
+    return _finished(arguments, script).output
 
 
-def _run(arguments: list[str], script: str) -> tuple[bytes, int]:
-    """The output and the id of the process. Raises ModeError."""
-    nft = find_nft()
+def _finished(arguments: list[str], script: str) -> program.Finished:
+    nft = program.find("nft")
     if nft is None:
         raise ModeError("the program nft is not installed (Debian package nftables)")
-    pipe = subprocess.PIPE
-    try:
-        with subprocess.Popen([nft, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-            output, errors = process.communicate(script.encode())
-    except OSError as error:  # no memory or no process left, for instance
-        raise ModeError(f"nft could not be run: {error.strerror}") from error
-    if process.returncode != 0:
-        raise ModeError(f"nft: {_complaint(errors, process.returncode)}")
-    return output, process.pid
+    done = program.run([nft, *arguments], script)
+    if done.status != 0:
+        raise ModeError(f"nft: {_complaint(done)}")
+    return done
 
 
-def _complaint(stderr: bytes, status: int) -> str:
-    lines = stderr.decode(errors="replace").splitlines()
+def _complaint(done: program.Finished) -> str:
+    lines = done.errors.splitlines()
     errors = [line for line in lines if "Error" in line or "Assertion" in line or "BUG" in line]
-    return (errors or lines or [f"ended with status {status}"])[0][:300]
+    return (errors or lines or [f"ended with status {done.status}"])[0][:300]
 
 
 def load(script: str) -> int:
     """All of ``script`` in one transaction, or nothing of it. Returns the id of the process that did it."""
-    return _run(["-f", "-"], script)[1]
+    return _finished(["-f", "-"], script).pid
 
 
 def tables() -> set[tuple[str, str]]:
     """Family keyword and name of every table."""
-    listed = _listing(run_nft(["-j", "list", "tables"]))
+    listed = _listing(run(["-j", "list", "tables"]))
     return {(entry["family"], entry["name"]) for entry in listed.get("table", ())}
 
 
-def chains(ip: str) -> set[str]:
-    """The names of this mode's chains in one family; empty if it has no table there."""
-    listed = _listing(run_nft(["-j", "list", "chains"]))
-    return {c["name"] for c in listed.get("chain", ()) if (c["family"], c["table"]) == (ip, TABLE)}
+def chains(ip: str, table: str) -> set[str]:
+    """The names of the chains of one table, given by the keyword of its family; empty if there is no such table."""
+    listed = _listing(run(["-j", "list", "chains"]))
+    return {c["name"] for c in listed.get("chain", ()) if (c["family"], c["table"]) == (ip, table)}
 
 
-def rules(ip: str) -> dict[str, list[str]]:
-    """Of every chain of one family, in the words of nft. Raises ModeError, also if there is no table."""
+def rules(ip: str, table: str) -> dict[str, list[str]]:
+    """Of every chain of one table, in the words of nft. Raises ModeError, also if there is no table."""
     found: dict[str, list[str]] = {}
     block: list[str] = []  # what is in sets, which nft lists first, goes nowhere
-    for line in run_nft(["--terse", "list", "table", ip, TABLE]).decode().splitlines():
+    for line in run(["--terse", "list", "table", ip, table]).splitlines():
         if line.startswith("\tchain "):
             block = found.setdefault(line.split()[1], [])
         elif line.startswith("\t\t"):
@@ -79,12 +75,12 @@ def rules(ip: str) -> dict[str, list[str]]:
     return found
 
 
-def elements(ip: str, set_names: Iterable[str], *, maps: bool) -> Elements:
-    """What is in those sets, in the words of `modes.nftables.elements`."""
+def elements(ip: str, table: str, set_names: Iterable[str], *, maps: bool) -> Elements:
+    """What is in those sets or maps."""
     found: Elements = {}
     kind = "map" if maps else "set"
     for name in set_names:
-        listed = _listing(run_nft(["-j", "list", kind, ip, TABLE, name]))
+        listed = _listing(run(["-j", "list", kind, ip, table, name]))
         for element in listed[kind][0].get("elem", ()):
             key, value = element if maps else (element, "")
             if isinstance(key, dict) and "elem" in key:
@@ -93,7 +89,7 @@ def elements(ip: str, set_names: Iterable[str], *, maps: bool) -> Elements:
     return found
 
 
-def _listing(output: bytes) -> dict[str, list[Any]]:
+def _listing(output: str) -> dict[str, list[Any]]:
     """nft's JSON, by kind of object."""
     found: dict[str, list[Any]] = {}
     for entry in msgspec.json.decode(output)["nftables"]:

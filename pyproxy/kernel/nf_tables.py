@@ -4,17 +4,16 @@ The message layouts are those of linux/netfilter/nf_tables.h.
 """
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 from typing import NamedTuple
 
-from pyproxy.table import Family, ModeError
+from pyproxy.address import Family
+from pyproxy.kernel.error import ModeError, as_mode_error
+from pyproxy.kernel.netlink import NETFILTER, Message, Netlink, attribute, attributes, nested
 
-_NETLINK_NETFILTER = 12
 _NFTABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_CHAIN, _GET_RULE, _GET_GENERATION = _NFTABLES | 4, _NFTABLES | 7, _NFTABLES | 16  # NFT_MSG_GET*
 _GET_ELEMENT = _NFTABLES | 13  # NFT_MSG_GETSETELEM
@@ -22,8 +21,6 @@ _NEW_GENERATION = _NFTABLES | 15  # NFT_MSG_NEWGEN
 _GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
 _WATCH_BYTES = 8 << 20
-_REQUEST, _DUMP = 0x1, 0x300
-_ERROR, _DONE = 2, 3
 _TABLE_NAME = 1  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
 _GENERATION_ID = 1  # NFTA_GEN_ID
 _CHAIN_USE, _CHAIN_COUNTERS = 6, 8  # NFTA_CHAIN_*: they change without anybody's doing
@@ -32,15 +29,15 @@ _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA = 1, 2, 6  # NFTA_SET_ELEM_*
 _VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2  # NFTA_DATA_*, NFTA_VERDICT_*
 _VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}  # NF_*, NFT_*
 _COMMENT = 0  # libnftnl's NFTNL_UDATA_SET_ELEM_COMMENT
-_NESTED = 0x8000  # NLA_F_NESTED
+_GENERIC_HEADER = 4  # bytes of nfgenmsg
 _RECEIVE_BYTES = 1 << 18
 _FAMILY = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 
 
 def generation() -> int:
     """How many transactions this network namespace has seen, whoever made them (nf_tables base_seq)."""
-    for message in _ask(_GET_GENERATION, _REQUEST, socket.AF_UNSPEC):
-        for kind, payload in _attributes(message):
+    for message in _ask(_GET_GENERATION, socket.AF_UNSPEC):
+        for kind, payload in attributes(message):
             if kind == _GENERATION_ID:
                 return int(struct.unpack("!I", payload)[0])
     raise ModeError("the kernel did not tell its nftables generation")
@@ -50,8 +47,8 @@ def fingerprint(family: Family, table: str) -> bytes:
     """All chains and rules of ``table``, with their handles: equal bytes mean that nobody touched them."""
     parts: list[bytes] = []
     for request, volatile in ((_GET_CHAIN, (_CHAIN_USE, _CHAIN_COUNTERS)), (_GET_RULE, ())):
-        for message in _ask(request, _REQUEST | _DUMP, _FAMILY[family]):
-            fields = list(_attributes(message))
+        for message in _ask(request, _FAMILY[family], dump=True):
+            fields = list(attributes(message))
             if (_TABLE_NAME, table.encode() + b"\0") in fields:
                 parts += [struct.pack("=H", kind) + payload for kind, payload in fields if kind not in volatile]
     return b"".join(parts)
@@ -71,15 +68,15 @@ def element(family: Family, table: str, name: str, key: bytes) -> Element | None
 
     nft 1.0.6 reads all elements of all sets for this, and gives none of those asked for if one of them is missing.
     """
-    asked = _nested(_LIST_ELEMENTS, _nested(_ELEMENT, _nested(_ELEMENT_KEY, _attribute(_VALUE, key))))
-    names = _attribute(_LIST_TABLE, table.encode() + b"\0") + _attribute(_LIST_SET, name.encode() + b"\0")
+    asked = nested(_LIST_ELEMENTS, nested(_ELEMENT, nested(_ELEMENT_KEY, attribute(_VALUE, key))))
+    names = attribute(_LIST_TABLE, table.encode() + b"\0") + attribute(_LIST_SET, name.encode() + b"\0")
     try:
-        (answer,) = _ask(_GET_ELEMENT, _REQUEST, _FAMILY[family], names + asked)
+        (answer,) = _ask(_GET_ELEMENT, _FAMILY[family], fields=names + asked)
     except _NotThere:
         return None
-    (found,) = dict(_attributes(dict(_attributes(answer))[_LIST_ELEMENTS])).values()
-    fields = dict(_attributes(found))
-    data = dict(_attributes(fields.get(_ELEMENT_DATA, b"")))
+    (found,) = dict(attributes(dict(attributes(answer))[_LIST_ELEMENTS])).values()
+    fields = dict(attributes(found))
+    data = dict(attributes(fields.get(_ELEMENT_DATA, b"")))
     return Element(data.get(_VALUE, b""), _verdict(data.get(_VERDICT)), _comment(fields.get(_ELEMENT_USERDATA, b"")))
 
 
@@ -87,7 +84,7 @@ def _verdict(data: bytes | None) -> str:
     """As nft writes it."""
     if data is None:
         return ""
-    fields = dict(_attributes(data))
+    fields = dict(attributes(data))
     (code,) = struct.unpack("!i", fields[_VERDICT_CODE])
     chain = fields.get(_VERDICT_CHAIN, b"").rstrip(b"\0").decode()
     return f"{_VERDICTS.get(code, code)} {chain}".rstrip()
@@ -114,8 +111,8 @@ class Watch:
 
     def __init__(self, table: str) -> None:
         self._name = (_TABLE_NAME, table.encode() + b"\0")
-        with _as_mode_error():
-            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+        with as_mode_error("the kernel does not talk of nftables"):
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETFILTER)
             self._netlink.bind((0, 0))
             self._netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WATCH_BYTES)
             self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NFTABLES)
@@ -141,7 +138,7 @@ class Watch:
                 length, kind, _, _, port = struct.unpack_from("=IHHII", data, offset)
                 # The port of a netlink socket is its process's id (netlink_autobind).
                 theirs = kind != _NEW_GENERATION and port != ours
-                if theirs and self._name in _attributes(data[offset + 20 : offset + length]):
+                if theirs and self._name in attributes(data[offset + 20 : offset + length]):
                     found = Heard.TOUCHED
                 offset += length + 3 & ~3
 
@@ -150,47 +147,13 @@ class _NotThere(ModeError):
     """What was asked for."""
 
 
-def _ask(kind: int, flags: int, family: int, attributes: bytes = b"") -> Iterator[bytes]:
+def _ask(kind: int, family: int, *, dump: bool = False, fields: bytes = b"") -> Iterator[bytes]:
     """The attributes of each message of the answer. Raises ModeError."""
-    with _as_mode_error(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
-        netlink.bind((0, 0))
-        netlink.send(struct.pack("=IHHIIBBH", 20 + len(attributes), kind, flags, 0, 0, family, 0, 0) + attributes)
-        while True:
-            data = netlink.recv(_RECEIVE_BYTES)
-            offset = 0
-            while offset < len(data):
-                length, answer = struct.unpack_from("=IH", data, offset)
-                if answer == _DONE:
-                    return
-                if answer == _ERROR:
-                    code = -struct.unpack_from("=i", data, offset + 16)[0]
-                    reason = f"nftables can't be read: {os.strerror(code)} ({errno.errorcode.get(code)})"
-                    raise _NotThere(reason) if code == errno.ENOENT else ModeError(reason)
-                yield data[offset + 20 : offset + length]
-                offset += length + 3 & ~3
-            if not flags & _DUMP:
-                return
-
-
-@contextmanager
-def _as_mode_error() -> Iterator[None]:
+    message = Message(kind, struct.pack("=BBH", family, 0, 0) + fields)
     try:
-        yield
+        with Netlink(NETFILTER) as netlink:
+            for payload in netlink.snapshot(message) if dump else [netlink.ask(message)]:
+                yield payload[_GENERIC_HEADER:]
     except OSError as error:
-        raise ModeError(f"the kernel does not talk of nftables: {error.strerror}") from error
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
-
-
-def _nested(kind: int, payload: bytes) -> bytes:
-    return _attribute(kind | _NESTED, payload)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    start = 0
-    while start + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, start)
-        yield kind & 0x3FFF, data[start + 4 : start + length]
-        start += length + 3 & ~3
+        reason = f"nftables can't be read: {error.strerror} ({errno.errorcode.get(error.errno or 0)})"
+        raise _NotThere(reason) if error.errno == errno.ENOENT else ModeError(reason) from error

@@ -1,0 +1,45 @@
+"""Which addresses this node has, as the kernel's routing and its devices tell.
+
+The message layouts are those of linux/rtnetlink.h and linux/if_addr.h.
+"""
+
+import socket
+import struct
+
+from pyproxy.address import IP
+from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attribute, attributes
+
+_GET_ADDRESS, _GET_ROUTE = 22, 26  # RTM_*
+_DESTINATION = 1  # RTA_DST
+_LOCAL = 2  # RTN_LOCAL
+_ROUTE = struct.Struct("=8BI")  # rtmsg
+_TYPE = 7  # where rtmsg.rtm_type is
+_ADDRESS = struct.Struct("=4Bi")  # ifaddrmsg
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+
+
+def is_own(address: IP) -> bool:
+    """Whether packets to it end here: what `fib daddr type local` and `addrtype` ask."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed = socket.inet_pton(family, address)
+    if not any(packed):
+        return False  # it would be asked as if it were loopback
+    asked = _ROUTE.pack(family, 8 * len(packed), *[0] * 7) + attribute(_DESTINATION, packed)
+    try:
+        with Netlink(ROUTE) as netlink:
+            return netlink.ask(Message(_GET_ROUTE, asked))[_TYPE] == _LOCAL
+    except OSError:
+        return False  # there is no route
+
+
+def of_devices() -> frozenset[IP]:
+    """All that devices have, in both families, loopback and link-local ones too. Raises OSError."""
+    found = set()
+    with Netlink(ROUTE) as netlink:
+        for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
+            fields = dict(attributes(answer, _ADDRESS.size))
+            # Between two points IFA_ADDRESS is the far one.
+            packed = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS, b""))
+            if answer[0] in (socket.AF_INET, socket.AF_INET6) and packed:
+                found.add(IP(socket.inet_ntop(answer[0], packed)))
+    return frozenset(found)
