@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from modes.iptables import ruleset
-from modes.iptables.family import Dialect
 from modes.iptables.route import Part, Place, local_endpoints, part_of
 from modes.iptables.space import Addresses, Ports
 from modes.iptables.tree import Chains, Rules, Tree
+from pyproxy.kernel.iptables_dialect import Dialect
 from pyproxy.table import IP, Host, Route, RouteId, Table, Transport
 
 

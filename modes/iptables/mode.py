@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from modes.iptables import kernel, ruleset
-from modes.iptables.family import DIALECTS, Dialect
+from modes.iptables import ruleset
 from modes.iptables.family_table import FamilyTable
-from modes.iptables.kernel import Flavour
+from modes.iptables.ruleset import SHARE
 from modes.iptables.tree import Chains
 from modes.iptables.walk import rules_for
+from pyproxy.kernel import iptables
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 from pyproxy.table import (
     IP,
     Drift,
@@ -40,7 +42,7 @@ class IptablesMode:
     tracks_connections = True
 
     def __init__(self) -> None:
-        self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if kernel.speaks(family)}
+        self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if iptables.speaks(family)}
         self._flavour: Flavour | None = None
         self._in_order = False  # whether the kernel holds what self._tables say
         self._is_alone = False  # whether the other flavour is known to hold nothing of ours
@@ -51,7 +53,7 @@ class IptablesMode:
     def flavour(self) -> Flavour:
         """Found out once: a host does not change it while it runs."""
         if self._flavour is None:
-            self._flavour = kernel.detect()
+            self._flavour = iptables.detect()
         return self._flavour
 
     def probe(self) -> str | None:
@@ -59,11 +61,11 @@ class IptablesMode:
             for family in self._tables:
                 table = FamilyTable(DIALECTS[family])
                 chains = self._wanted(family, table.fill(Table({}, Host())))
-                script = "".join(kernel.script(name, of_table) for name, of_table in chains.items())
-                kernel.load(DIALECTS[family], self.flavour, script, "--test")
+                script = "".join(iptables.script(name, of_table) for name, of_table in chains.items())
+                iptables.load(DIALECTS[family], self.flavour, script, "--test")
         except ModeError as error:
             refused = "Permission denied" in str(error) or "must be root" in str(error)
-            if refused and (lacking := kernel.lacking_capabilities()):
+            if refused and (lacking := iptables.lacking_capabilities()):
                 return f"it takes the capability {lacking} (run as root)"
             return str(error)
         return None
@@ -86,7 +88,7 @@ class IptablesMode:
             elif mine := {id for id in changed or () if id.family is family}:
                 chains, gone = family_table.change(table, mine)
                 if chains or gone:
-                    kernel.load(DIALECTS[family], self.flavour, kernel.script("nat", chains, gone))
+                    iptables.load(DIALECTS[family], self.flavour, iptables.script("nat", chains, gone))
         if everything and not self._is_alone:
             self._leave(next(flavour for flavour in Flavour if flavour is not self.flavour))
         self._in_order = True
@@ -102,18 +104,18 @@ class IptablesMode:
     def _rebuild(self, family: Family, table: Table) -> None:
         """Whatever is not as it must be, in place."""
         d = DIALECTS[family]
-        found = kernel.read(d, self.flavour)
+        found = iptables.read(SHARE, d, self.flavour)
         wanted = self._wanted(family, self._tables[family].fill(table))
         scripts = []
         for name, chains in wanted.items():
             there = found[name]
             new = {chain: rules for chain, rules in chains.items() if there.chains.get(chain) != rules}
             gone = there.chains.keys() - chains.keys()
-            hooks = kernel.hooks(name, there)
+            hooks = iptables.hooks(SHARE, name, there)
             if new or gone or hooks:
-                scripts.append(kernel.script(name, new, gone, hooks))
+                scripts.append(iptables.script(name, new, gone, hooks))
         if scripts:
-            kernel.load(d, self.flavour, "".join(scripts))
+            iptables.load(d, self.flavour, "".join(scripts))
 
     @staticmethod
     def _wanted(family: Family, nat: Chains) -> dict[str, Chains]:
@@ -125,10 +127,10 @@ class IptablesMode:
 
     def _compare(self, family: Family) -> Iterator[Drift]:
         d, family_table = DIALECTS[family], self._tables[family]
-        found = kernel.read(d, self.flavour)
+        found = iptables.read(SHARE, d, self.flavour)
         for name, wanted in self._wanted(family, family_table.chains).items():
             there = found[name]
-            if kernel.hooks(name, there):
+            if iptables.hooks(SHARE, name, there):
                 yield Drift(None, f"the rules that lead from table {name} of {d.program} to pyproxy are not as written")
             differing = {chain for chain in wanted | there.chains if there.chains.get(chain) != wanted.get(chain)}
             owners = family_table.owners(differing) if differing else {}
@@ -138,7 +140,7 @@ class IptablesMode:
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         d = DIALECTS[family_of(address)]
-        return rules_for(kernel.read(d, self.flavour)["nat"].chains, address, port, transport)
+        return rules_for(iptables.read(SHARE, d, self.flavour)["nat"].chains, address, port, transport)
 
     def cleanup(self) -> list[str]:
         """Of any version, in both flavours; what can't be done in one keeps nobody from the other."""
@@ -161,12 +163,12 @@ class IptablesMode:
     def _remove(flavour: Flavour) -> Iterator[str]:
         for d in DIALECTS.values():
             scripts, counts = [], []
-            for name, there in reversed(kernel.read(d, flavour).items()):
+            for name, there in reversed(iptables.read(SHARE, d, flavour).items()):
                 if there.chains:
-                    scripts.append(kernel.script(name, {}, there.chains, kernel.unhook(there)))
+                    scripts.append(iptables.script(name, {}, there.chains, iptables.unhook(there)))
                     counts.append(f"{len(there.chains)} chains of {d.program}-{flavour} table {name}")
             if scripts:
-                kernel.load(d, flavour, "".join(scripts))
+                iptables.load(d, flavour, "".join(scripts))
             yield from counts
 
     def _lacks(self, family: Family, match: str) -> bool:
@@ -185,9 +187,9 @@ class IptablesMode:
         return self._lacking[family, match]
 
     def _takes(self, d: Dialect, rule: str) -> bool:
-        script = kernel.script("nat", {_TRIAL: (rule,)}) + kernel.script("nat", {}, [_TRIAL])
+        script = iptables.script("nat", {_TRIAL: (rule,)}) + iptables.script("nat", {}, [_TRIAL])
         try:
-            kernel.load(d, self.flavour, script)
+            iptables.load(d, self.flavour, script)
         except ModeError:
             return False
         return True

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from modes.iptables import ruleset
 from modes.iptables.chooser import choose
-from modes.iptables.family import Dialect
 from modes.iptables.tree import Chains, Rules
+from pyproxy.kernel.iptables_dialect import Dialect
 from pyproxy.table import IP, Backend, Host, OnEmpty, Pool, Route, Scope
 
 MOST_BACKENDS = 1 << 15
@@ -106,7 +106,10 @@ class _Writer:
             return f"-g {self._chain('EXT', (ruleset.MARK, *self._choose(route.external)))}"
         from_node = "-m addrtype --src-type LOCAL "
         inside = self._chain("IN", (f"{from_node}{ruleset.MARK}", *self._choose(route.short_circuit)))
-        turns = [f"{match}-g {inside}" for match in (from_node, *ruleset.pods_of(self._d, self._host))]
+        turns = [
+            f"{match}-g {inside}"
+            for match in (from_node, *self._d.sources(self._host.pod_prefixes, self._host.pod_interfaces))
+        ]
         return f"-g {self._chain('EXT', (*turns, *self._choose(route.external)))}"
 
     def _guarded(self) -> str:

@@ -6,27 +6,28 @@ table nat may not do itself: `PYPROXY-VERDICT` in table filter does it. `PYPROXY
 marked for it, and pods that reached themselves.
 """
 
-from modes.iptables.family import Dialect
 from modes.iptables.tree import Chains, Rules, Tree
+from pyproxy.kernel.iptables import Share
+from pyproxy.kernel.iptables_dialect import Dialect
 from pyproxy.table import Host
 
-PREFIX = "PYPROXY-"
 _ALL = 0xFFFFFFFF
 MASQUERADE = 0x4000  # KubeProxyConfiguration iptables.masqueradeBit 14, which other software knows to avoid
 DROPPED, REFUSED = 0x30D4, 0x30D5
 """Whole marks: who shares a bit with them, as wg-quick's 0xca6c does with many, must not lose a packet."""
-_LONGEST_INTERFACE = 15  # IFNAMSIZ less the end
 _EITHER = f"-m mark --mark {DROPPED:#x}/{_ALL - 1:#x}"
 
-HOOKS: dict[str, dict[str, str]] = {
-    "filter": dict.fromkeys(("INPUT", "FORWARD", "OUTPUT"), f"{_EITHER} -j PYPROXY-VERDICT"),
-    "nat": {
-        "PREROUTING": "-j PYPROXY-SERVICES",
-        "OUTPUT": "-j PYPROXY-SERVICES",
-        "POSTROUTING": "-m conntrack --ctstate DNAT -j PYPROXY-POSTROUTING",
+SHARE = Share(
+    "PYPROXY-",
+    {
+        "filter": dict.fromkeys(("INPUT", "FORWARD", "OUTPUT"), f"{_EITHER} -j PYPROXY-VERDICT"),
+        "nat": {
+            "PREROUTING": "-j PYPROXY-SERVICES",
+            "OUTPUT": "-j PYPROXY-SERVICES",
+            "POSTROUTING": "-m conntrack --ctstate DNAT -j PYPROXY-POSTROUTING",
+        },
     },
-}
-"""The rules in chains of everybody: by table, in the order in which they are written, and chain."""
+)
 
 REFUSE, DROP, MARK = "-g PYPROXY-REFUSE", "-g PYPROXY-DROP", "-j PYPROXY-MASQUERADE-MARK"
 
@@ -56,7 +57,7 @@ def host_chains(d: Dialect, host: Host) -> Chains:
     """What depends on this node."""
     if host.masquerade_all:
         outside: Rules = (MARK,)
-    elif pods := pods_of(d, host):
+    elif pods := d.sources(host.pod_prefixes, host.pod_interfaces):
         # What is neither a pod's nor the node's must come back this way; the node's own gets the address that fits.
         outside = (*(f"{match}-j RETURN" for match in pods), MARK)
     else:  # pods can't be told from others, and nobody is masqueraded
@@ -89,17 +90,3 @@ def entry_chains(d: Dialect, host: Host, external: Tree, cluster: Tree, ports: d
             *own.entry("-g"),
         ),
     }
-
-
-def pods_of(d: Dialect, host: Host) -> list[str]:
-    """What tells traffic of pods on this node: the beginnings of rules, each to be followed by what becomes of it."""
-    prefixes = ["" if prefix.endswith("/0") else f"-s {prefix} " for prefix in d.own(host.pod_prefixes)]
-    return prefixes + [f"-i {_interface(name)} " for name in host.pod_interfaces]
-
-
-def _interface(name: str) -> str:
-    """iptables says + where others say *. A prefix as long as a name can be is a name, and leaves no room for it."""
-    if not name.endswith("*"):
-        return name
-    prefix = name[:-1]
-    return prefix if len(prefix) == _LONGEST_INTERFACE else f"{prefix}+"

@@ -4,7 +4,7 @@ from base64 import b32encode
 from dataclasses import dataclass
 from hashlib import sha256
 
-from modes.iptables.family import Dialect
+from pyproxy.kernel.iptables_dialect import Dialect
 
 _LONGEST_NAME = 28  # XT_EXTENSION_MAXNAMELEN less the end
 

@@ -12,6 +12,9 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from pyproxy.kernel.iptables import Chains as Chains
+from pyproxy.kernel.iptables import Rules as Rules
+
 STRIDE = 3
 """Bits a level: up to eight ways on. More would walk more rules, fewer make more chains."""
 LEAF = 8
@@ -20,9 +23,6 @@ DEEPEST = 7
 """Chains from the first to the last. Before it are at most two, after it three of a route and four of a chooser."""
 INLINE = 3
 """A branch with no more rules than this stands in the chain above, which costs less than a chain of its own."""
-
-Rules = tuple[str, ...]
-Chains = dict[str, Rules]
 
 
 class Space(Protocol):

@@ -13,8 +13,8 @@ _KERNELS = {"uml": Uml}
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.kernels",
-        description="Run a command of this checkout inside another Linux kernel. Its output comes as it is written; its "
-        "exit status is ours, or 124 if it took too long, 125 if the kernel died.",
+        description="Run a command of this checkout inside another Linux kernel. Its output comes as it is written; "
+        "its exit status is ours, or 124 if it took too long, 125 if the kernel died.",
         epilog="Example: python -m tests.kernels uml -- pytest tests/conformance --mode ipvs",
     )
     parser.add_argument("kernel", choices=_KERNELS, help="uml: Debian's user-mode Linux, a 6.1 with IPVS")

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from bench.lab import PREFIX
 from bench.namespace import Namespace
-from modes.iptables.family import DIALECTS, Dialect
-from modes.iptables.kernel import Flavour
 from modes.iptables.tree import Chains
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 from pyproxy.table import Pool, Route
 
 Tables = dict[str, Chains]

@@ -7,12 +7,13 @@ from math import ceil, log2
 
 import pytest
 
-from modes.iptables import kernel
 from modes.iptables.chooser import FEW, choose
-from modes.iptables.family import DIALECTS
-from modes.iptables.kernel import Flavour
+from modes.iptables.ruleset import SHARE
 from modes.iptables.tree import Chains, Rules
 from pyproxy.address import IP
+from pyproxy.kernel import iptables
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS
 from pyproxy.table import Backend
 from tests.unit.iptables_world import fresh_host
 
@@ -152,5 +153,5 @@ def test_the_kernel_tells_probabilities_as_they_were_written(flavour: Flavour) -
     assert len(rules) > 200
     with fresh_host():
         for d in DIALECTS.values():
-            kernel.load(d, flavour, kernel.script("nat", {"PYPROXY-X": rules}))
-            assert kernel.read(d, flavour)["nat"].chains["PYPROXY-X"] == rules
+            iptables.load(d, flavour, iptables.script("nat", {"PYPROXY-X": rules}))
+            assert iptables.read(SHARE, d, flavour)["nat"].chains["PYPROXY-X"] == rules

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from modes.iptables import kernel
-from modes.iptables.family import DIALECTS
-from modes.iptables.kernel import Flavour
 from modes.iptables.mode import IptablesMode
+from modes.iptables.ruleset import SHARE
+from pyproxy.kernel import iptables
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS
 from pyproxy.table import Family, Host, ModeError, Table, Transport
 from tests.unit.iptables_world import everything, fresh_host, run, use
 from tests.unit.test_iptables_route import CLUSTER_IP, endpoints, route
@@ -66,7 +67,7 @@ def test_the_flavour_is_the_one_in_use(there: list[str], flavour: Flavour, progr
     program("iptables", f"echo 'iptables v1.8.9 ({'legacy' if flavour is NFT else 'nf_tables'})'")
     for words in there:
         run(*words.split(" "))
-    assert kernel.detect() is flavour
+    assert iptables.detect() is flavour
 
 
 @pytest.mark.parametrize("rules", [[], [f"iptables-legacy {RULE}", f"iptables-nft {RULE}"]], ids=["none", "as many"])
@@ -80,7 +81,7 @@ def test_where_rules_do_not_tell_it_is_the_hosts_default(
     program("iptables", f"echo '{version}'")
     for words in rules:
         run(*words.split(" "))
-    assert kernel.detect() is flavour
+    assert iptables.detect() is flavour
     assert IptablesMode().flavour is flavour
 
 
@@ -104,7 +105,7 @@ def test_asking_makes_no_legacy_table() -> None:
     assert mode.flavour is NFT
     for d in DIALECTS.values():
         for flavour in Flavour:
-            kernel.read(d, flavour)
+            iptables.read(SHARE, d, flavour)
     assert mode.probe() is None
     mode.sync(Table({}, Host()), None)
     assert mode.verify() == []
@@ -116,7 +117,7 @@ def test_asking_makes_no_legacy_table() -> None:
 
 def test_only_the_tables_that_are_there_are_asked() -> None:
     run("iptables-legacy", "-t", "filter", "-N", "PYPROXY-OLD")
-    assert kernel.read(DIALECTS[Family.IPV4], LEGACY)["filter"].chains == {"PYPROXY-OLD": ()}
+    assert iptables.read(SHARE, DIALECTS[Family.IPV4], LEGACY)["filter"].chains == {"PYPROXY-OLD": ()}
     IptablesMode().cleanup()
     assert made() == {"filter"}
 
@@ -224,6 +225,6 @@ def test_trying_whether_the_kernel_remembers_leaves_nothing(
     mode = IptablesMode()
     assert mode.objection(STICKY) is None
     assert everything() == before
-    monkeypatch.setattr(kernel, "load", None)
+    monkeypatch.setattr(iptables, "load", None)
     assert mode.objection(STICKY) is None  # tried once
     assert IptablesMode().objection(PLAIN) is None  # not tried for nothing

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from modes.iptables import kernel, ruleset
-from modes.iptables.family import DIALECTS, Dialect
+from modes.iptables import ruleset
 from modes.iptables.family_table import FamilyTable
-from modes.iptables.kernel import Flavour
 from modes.iptables.mode import IptablesMode
 from pyproxy.host import HostOptions
+from pyproxy.kernel import iptables
+from pyproxy.kernel.iptables import Flavour, Share
+from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 from pyproxy.planner import Planner
 from pyproxy.store import Store
 from pyproxy.table import Drift, Family, Host, ModeError, Prefix, Route, RouteId, Table
@@ -73,7 +74,7 @@ def test_after_any_history_the_kernel_holds_what_the_table_says(
             mode = IptablesMode()  # another process begins where this one ended
         elif happening < 0.2:
             with monkeypatch.context() as patch, suppress(ModeError):  # unless there is nothing to write
-                patch.setattr(kernel, "load", _failing_for(random.choice(list(Family))))
+                patch.setattr(iptables, "load", _failing_for(random.choice(list(Family))))
                 mode.sync(table, changed)
         mode.sync(table, changed)
         where = f"seed {seed}, step {step}"
@@ -95,7 +96,7 @@ def test_after_any_history_the_kernel_holds_what_the_table_says(
 
 def _failing_for(family: Family) -> Callable[..., None]:
     """The other family's tables are written, if they come first."""
-    load = kernel.load
+    load = iptables.load
 
     def fail(d: Dialect, *rest: Any) -> None:
         if d.family is family:
@@ -237,13 +238,13 @@ def test_what_is_in_order_is_not_written_again(flavour: Flavour, monkeypatch: py
 def _spy(patch: pytest.MonkeyPatch) -> list[tuple[Dialect, str]]:
     """What is loaded from now on."""
     loaded: list[tuple[Dialect, str]] = []
-    load = kernel.load
+    load = iptables.load
 
     def told(d: Dialect, flavour: Flavour, script: str, *options: str) -> None:
         loaded.append((d, script))
         load(d, flavour, script, *options)
 
-    patch.setattr(kernel, "load", told)
+    patch.setattr(iptables, "load", told)
     return loaded
 
 
@@ -256,7 +257,7 @@ def test_the_first_sync_removes_what_is_left_in_the_other_flavour(
     plant_others(other)
     before = everything()
     with monkeypatch.context() as patch:
-        patch.setattr(kernel, "detect", lambda: other)
+        patch.setattr(iptables, "detect", lambda: other)
         IptablesMode().sync(table_of(ONE), None)
     assert is_hooked(saved(IPV4, other))
     use(flavour)
@@ -267,8 +268,8 @@ def test_the_first_sync_removes_what_is_left_in_the_other_flavour(
         assert found[f"{d.program}-{other}"] == before[f"{d.program}-{other}"]
         assert is_hooked(saved(d, flavour))
     assert mode.verify() == []
-    read = kernel.read
-    monkeypatch.setattr(kernel, "read", lambda d, of: read(d, of) if of is flavour else pytest.fail("once is enough"))
+    read = iptables.read
+    monkeypatch.setattr(iptables, "read", lambda *of: read(*of) if of[-1] is flavour else pytest.fail("once is enough"))
     mode.sync(table_of(ONE, TWO), {TWO.id})
     mode.sync(table_of(ONE, TWO), None)
 
@@ -292,8 +293,8 @@ def test_a_load_that_fails_leaves_the_kernel_as_it_was(
     before = everything()
     wanted = table_of(replace(ONE, internal=endpoints(7, 8, 9)), TWO)
     with monkeypatch.context() as patch:
-        script = kernel.script
-        patch.setattr(kernel, "script", lambda *words: script(*words).replace("COMMIT\n", f"{more}COMMIT\n"))
+        script = iptables.script
+        patch.setattr(iptables, "script", lambda *words: script(*words).replace("COMMIT\n", f"{more}COMMIT\n"))
         with pytest.raises(ModeError, match=f"iptables-{flavour}-restore: .*{said}"):
             mode.sync(wanted, changed)
     assert everything() == before
@@ -307,7 +308,7 @@ def test_all_of_any_version_goes_from_both_flavours(flavour: Flavour, monkeypatc
     for each in Flavour:
         plant_others(each)
     before = everything()
-    monkeypatch.setattr(kernel, "detect", lambda: flavour)
+    monkeypatch.setattr(iptables, "detect", lambda: flavour)
     mode = IptablesMode()
     mode.sync(table_of(ONE, TWO), None)
     mode.sync(table_of(ONE), {TWO.id})
@@ -332,17 +333,17 @@ def test_what_fails_in_one_flavour_keeps_the_other_from_nothing(
     flavour: Flavour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(flavour)
-    read = kernel.read
+    read = iptables.read
 
     asked_of: list[Flavour] = []
 
-    def fail_elsewhere(d: Dialect, asked: Flavour) -> dict[str, kernel.Saved]:
+    def fail_elsewhere(share: Share, d: Dialect, asked: Flavour) -> dict[str, iptables.Saved]:
         asked_of.append(asked)
         if asked is not flavour:
             raise ModeError("no such table")
-        return read(d, asked)
+        return read(share, d, asked)
 
-    monkeypatch.setattr(kernel, "read", fail_elsewhere)
+    monkeypatch.setattr(iptables, "read", fail_elsewhere)
     mode = IptablesMode()
     mode.sync(table_of(ONE), None)
     assert mode.verify() == []

@@ -11,8 +11,8 @@ from hashlib import sha256
 
 import pytest
 
-from modes.iptables.family import DIALECTS
 from modes.iptables.route import part_of
+from pyproxy.kernel.iptables_dialect import DIALECTS
 from pyproxy.table import (
     IP,
     Backend,

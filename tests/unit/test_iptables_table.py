@@ -9,14 +9,14 @@ import pytest
 
 from modes.iptables import ruleset
 from modes.iptables.chooser import FEW
-from modes.iptables.family import DIALECTS, Dialect
 from modes.iptables.family_table import FamilyTable
-from modes.iptables.kernel import Flavour
 from modes.iptables.mode import IptablesMode
 from modes.iptables.route import MOST_BACKENDS, comment_of, local_endpoints, part_of
 from modes.iptables.tree import Chains
 from pyproxy.address import parse_ip
 from pyproxy.host import HostOptions
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 from pyproxy.planner import Planner
 from pyproxy.store import Store
 from pyproxy.table import (

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from modes.iptables.family import DIALECTS, Dialect
 from modes.iptables.space import Addresses, Ports
 from modes.iptables.tree import DEEPEST, INLINE, LEAF, STRIDE, Chains, Rules, Space, Tree
+from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 from pyproxy.table import Family, Transport
 
 STEADY = settings(deadline=None, max_examples=50)  # the time of one example says nothing on a busy machine

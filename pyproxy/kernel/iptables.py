@@ -5,22 +5,36 @@ one transaction. python-iptables knows legacy tables only, so what it could do w
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from modes.iptables.family import DIALECTS, Dialect
-from modes.iptables.ruleset import HOOKS, PREFIX
-from modes.iptables.tree import Chains
+from pyproxy.address import Family
 from pyproxy.kernel import program
-from pyproxy.table import Family, ModeError
+from pyproxy.kernel.error import ModeError
+from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 
 _LOCK_PATIENCE_S = 30
 _HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
 """Chains by which kubelet tells others the flavour of the host (KEP-3178)."""
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
-_TO_OURS = re.compile(rf"-[jg] {PREFIX}\S+$")
+_TELLING = ("filter", "nat", "mangle")
+"""Tables whose rules tell which flavour is in use."""
+
+Rules = tuple[str, ...]
+Chains = dict[str, Rules]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one owner has in tables that are everybody's."""
+
+    prefix: str
+    """Of the names of its chains."""
+    hooks: Mapping[str, Mapping[str, str]]
+    """The rules in chains of everybody that lead to them: by table, in the order in which tables are written, and
+    chain."""
 
 
 class Flavour(StrEnum):
@@ -46,8 +60,7 @@ def detect() -> Flavour:
 
     kubelet's hint tells; without one, the flavour that holds more rules; without rules, the host's default.
     """
-    tables = (*HOOKS, "mangle")
-    saved = {flavour: "".join(_save(d, flavour, tables) for d in DIALECTS.values()) for flavour in Flavour}
+    saved = {flavour: "".join(_save(d, flavour, _TELLING) for d in DIALECTS.values()) for flavour in Flavour}
     for flavour in (Flavour.NFT, Flavour.LEGACY):
         if any(hint in saved[flavour] for hint in _HINTS):
             return flavour
@@ -66,22 +79,23 @@ def load(d: Dialect, flavour: Flavour, script: str, *options: str) -> None:
     _run([restore, "--noflush", f"--wait={_LOCK_PATIENCE_S}", *options], script)
 
 
-def read(d: Dialect, flavour: Flavour) -> dict[str, Saved]:
-    """What is ours in each of the tables of HOOKS. Raises ModeError."""
-    found = {table: Saved() for table in HOOKS}
+def read(share: Share, d: Dialect, flavour: Flavour) -> dict[str, Saved]:
+    """What of it is there, in each of its tables. Raises ModeError."""
+    to_ours = re.compile(rf"-[jg] {share.prefix}\S+$")
+    found = {table: Saved() for table in share.hooks}
     current: Saved | None = None
     rules: dict[str, list[str]] = {}
-    for line in _save(d, flavour, HOOKS).splitlines():
+    for line in _save(d, flavour, share.hooks).splitlines():
         if line.startswith("*"):
             current, rules = found.get(line[1:]), {}
         elif current is None:
             continue
-        elif line.startswith(f":{PREFIX}"):
+        elif line.startswith(f":{share.prefix}"):
             rules[line[1:].split(" ", 1)[0]] = []
-        elif line.startswith(f"-A {PREFIX}"):
+        elif line.startswith(f"-A {share.prefix}"):
             chain, _, rule = line.removeprefix("-A ").partition(" ")
             rules[chain].append(rule)  # empty, if somebody wrote one without match and target
-        elif line.startswith("-A ") and _TO_OURS.search(line):
+        elif line.startswith("-A ") and to_ours.search(line):
             _, chain, rule = line.split(" ", 2)
             current.hooks.setdefault(chain, []).append(rule)
         elif line == "COMMIT":
@@ -102,12 +116,12 @@ def script(table: str, chains: Chains, gone: Iterable[str] = (), hooks: Iterable
     return "\n".join([f"*{table}", *names, *rules, *hooks, *(f"-X {name}" for name in gone), "COMMIT", ""])
 
 
-def hooks(table: str, found: Saved) -> list[str]:
-    """What puts our rules into others' chains, first and once; nothing if they are there."""
-    wanted = {chain: [rule] for chain, rule in HOOKS[table].items()}
+def hooks(share: Share, table: str, found: Saved) -> list[str]:
+    """What puts its rules into others' chains, first and once; nothing if they are there."""
+    wanted = {chain: [rule] for chain, rule in share.hooks[table].items()}
     if found.hooks == wanted:
         return []
-    return [*unhook(found), *(f"-I {chain} 1 {rule}" for chain, rule in HOOKS[table].items())]
+    return [*unhook(found), *(f"-I {chain} 1 {rule}" for chain, rule in share.hooks[table].items())]
 
 
 def unhook(found: Saved) -> list[str]:

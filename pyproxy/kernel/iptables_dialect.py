@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from pyproxy.table import IP, Family, Prefix, family_of
+from pyproxy.address import IP, Family, Prefix, family_of
+
+_LONGEST_INTERFACE = 15  # IFNAMSIZ less the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Dialect:
         kind = socket.AF_INET if self.bits == 32 else socket.AF_INET6
         return socket.inet_ntop(kind, number.to_bytes(self.bits // 8, "big"))
 
+    def sources(self, prefixes: Iterable[Prefix], interfaces: Iterable[str]) -> list[str]:
+        """What tells traffic from there: the beginnings of rules, each to be followed by what becomes of it."""
+        by_address = ["" if prefix.endswith("/0") else f"-s {prefix} " for prefix in self.own(prefixes)]
+        return by_address + [f"-i {_interface(name)} " for name in interfaces]
+
     def endpoint(self, address: IP, port: int) -> str:
         """As DNAT takes it."""
         return f"[{address}]:{port}" if self.family is Family.IPV6 else f"{address}:{port}"
@@ -48,3 +55,11 @@ DIALECTS = {
         Family.IPV6, "ip6tables", 128, "::1/128", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "icmp6-port-unreachable"
     ),
 }
+
+
+def _interface(name: str) -> str:
+    """iptables says + where others say *. A prefix as long as a name can be is a name, and leaves no room for it."""
+    if not name.endswith("*"):
+        return name
+    prefix = name[:-1]
+    return prefix if len(prefix) == _LONGEST_INTERFACE else f"{prefix}+"
