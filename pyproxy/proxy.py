@@ -75,7 +75,7 @@ class Proxy:
         self._listeners: list[Callable[[Problem], None]] = [self._status.note, self._metrics.note]
         store = Store(node_name)
         settings = self._settings(configuration)
-        observers: list[Observer] = [self._metrics, self._status, self._explainer, _Collector(), Takeover(mode.name)]
+        observers: list[Observer] = [self._metrics, self._status, self._explainer, _Collector(), Takeover(mode)]
         observers.append(HealthPorts(self._server, lambda: self._health.keeps_up, self.report))
         if mode.tracks_connections:
             observers.append(self._reconciler)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import NamedTuple, Protocol
 
-from pyproxy.address import IP, Family, Prefix, family_of
+from pyproxy.address import IP, Family, Prefix, contains, family_of
 from pyproxy.kernel.error import InUse, ModeError
 from pyproxy.kernel.own_address import is_own
 
@@ -33,6 +33,7 @@ __all__ = [
     "Scope",
     "Table",
     "Transport",
+    "contains",
     "family_of",
     "is_own",
 ]
@@ -193,6 +194,9 @@ class Mode(Protocol):
     tracks_connections: bool
     """Whether the kernel's conntrack holds this mode's flows, so that stale UDP flows must be removed there."""
 
+    ends_connections: bool
+    """Whether connections end at this node, which opens others to endpoints, rather than being translated."""
+
     def probe(self) -> str | None:
         """None if this kernel can run the mode, else one sentence that says what is missing."""
 
@@ -208,8 +212,8 @@ class Mode(Protocol):
     def cleanup(self) -> list[str]:
         """Remove all that this mode ever wrote, and say what that was. Raises ModeError."""
 
-    def retire(self) -> Iterable[str]:
-        """Another mode serves now: remove what no open connection needs, and say what that was, each as it goes.
+    def retire(self, successor: "Mode") -> Iterable[str]:
+        """``successor`` serves now: remove what no open connection needs, and say what that was, each as it goes.
 
         Raises InUse while something is left that open connections need, ModeError where `cleanup` would.
         """

@@ -7,10 +7,11 @@ is translated by whichever comes first, and once it is, conntrack translates it.
 import logging
 import threading
 import time
+from functools import partial
 
 from pyproxy import modes
 from pyproxy.observer import Observer, Sync
-from pyproxy.table import InUse
+from pyproxy.table import InUse, Mode
 
 log = logging.getLogger("pyproxy")
 
@@ -19,7 +20,7 @@ _LONGEST_WAIT_S, _LONGEST_WAIT_FOR_CONNECTIONS_S = 600.0, 30.0
 
 
 class Takeover(Observer):
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: Mode) -> None:
         """``mode``: the one that runs."""
         self._mode = mode
         self._begun = False
@@ -29,16 +30,17 @@ class Takeover(Observer):
         if not self._begun:
             self._begun = True
             for name in modes.names():
-                if name != self._mode:
-                    threading.Thread(target=_clean_up, args=(name,), name=f"takeover from {name}", daemon=True).start()
+                if name != self._mode.name:
+                    work, what = partial(_clean_up, name, self._mode), f"takeover from {name}"
+                    threading.Thread(target=work, name=what, daemon=True).start()
 
 
-def _clean_up(name: str) -> None:
+def _clean_up(name: str, successor: Mode) -> None:
     """However long it takes: what stays may send connections to endpoints that are gone."""
     wait = _FIRST_WAIT_S
     while True:
         try:
-            for what in modes.load(name).retire():
+            for what in modes.load(name).retire(successor):
                 log.info("took over", extra={"from": f"{name} mode", "removed": what})
             return
         except InUse as error:

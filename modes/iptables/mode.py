@@ -18,6 +18,7 @@ from pyproxy.table import (
     Drift,
     Family,
     Host,
+    Mode,
     ModeError,
     Route,
     RouteId,
@@ -40,6 +41,7 @@ _RECENT_LIMIT = Path("/sys/module/xt_recent/parameters/ip_list_tot")
 class IptablesMode:
     name = "iptables"
     tracks_connections = True
+    ends_connections = False
 
     def __init__(self) -> None:
         self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if iptables.speaks(family)}
@@ -155,7 +157,7 @@ class IptablesMode:
             raise errors[0]
         return removed
 
-    def retire(self) -> list[str]:
+    def retire(self, successor: Mode) -> list[str]:  # noqa: ARG002
         """Nothing must stay: conntrack goes on translating what is open, since the kernel keeps an empty table nat."""
         return self.cleanup()
 

@@ -11,7 +11,7 @@ from modes.nftables.family_table import FamilyTable
 from modes.nftables.ruleset import TABLE
 from pyproxy.kernel import nf_tables, nft, program
 from pyproxy.kernel.nf_tables import Heard
-from pyproxy.table import IP, Drift, Family, Host, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Family, Host, Mode, ModeError, Route, RouteId, Table, Transport
 
 _PLAIN_SETS = (*ruleset.SHARED_SETS, "allowed-sources", *ruleset.HOST_SETS)
 
@@ -19,6 +19,7 @@ _PLAIN_SETS = (*ruleset.SHARED_SETS, "allowed-sources", *ruleset.HOST_SETS)
 class NftablesMode:
     name = "nftables"
     tracks_connections = True
+    ends_connections = False
 
     def __init__(self) -> None:
         self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if _kernel_speaks(family)}
@@ -136,7 +137,7 @@ class NftablesMode:
             nft.load("\n".join(f"delete table {ip} {TABLE}" for ip in mine))
         return [f"nftables table {ip} {TABLE}" for ip in mine]
 
-    def retire(self) -> list[str]:
+    def retire(self, successor: Mode) -> list[str]:  # noqa: ARG002
         """Nothing must stay: conntrack goes on translating what is open."""
         return self.cleanup()
 

@@ -32,12 +32,18 @@ def is_own(address: IP) -> bool:
         return False  # there is no route
 
 
-def of_devices() -> frozenset[IP]:
-    """All that devices have, in both families, loopback and link-local ones too. Raises OSError."""
+def of_devices(without: str = "") -> frozenset[IP]:
+    """All that devices have, in both families, loopback and link-local ones too; ``without``: one that does not count.
+
+    Raises OSError.
+    """
     found = set()
+    indices = {name: index for index, name in socket.if_nameindex()}
     with Netlink(ROUTE) as netlink:
         for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
             fields = dict(attributes(answer, _ADDRESS.size))
+            if _ADDRESS.unpack_from(answer)[-1] == indices.get(without):
+                continue
             # Between two points IFA_ADDRESS is the far one.
             packed = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS, b""))
             if answer[0] in (socket.AF_INET, socket.AF_INET6) and packed:

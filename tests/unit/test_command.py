@@ -23,6 +23,7 @@ class PaperMode:
     """A mode that writes nowhere."""
 
     tracks_connections = False
+    ends_connections = False
 
     def __init__(self, name: str, lacks: str | None = None) -> None:
         self.name = name
@@ -45,7 +46,7 @@ class PaperMode:
             raise ModeError(f"{self.name} could not be removed")
         return [f"table of {self.name}"] if self._lacks is None else []
 
-    def retire(self) -> list[str]:
+    def retire(self, successor: Mode) -> list[str]:
         raise AssertionError
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:

@@ -13,7 +13,7 @@ from pyproxy.observer import Observer, Sync
 from pyproxy.planner import Planner
 from pyproxy.problem import Problem
 from pyproxy.store import Store
-from pyproxy.table import IP, Drift, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Mode, ModeError, Route, RouteId, Table, Transport
 
 NEVER = 3600.0
 
@@ -23,6 +23,7 @@ class Recorder:
 
     name = "recorder"
     tracks_connections = False
+    ends_connections = False
 
     def __init__(self, failures: int = 0, drifts: int = 0) -> None:
         self.syncs: list[tuple[int, AbstractSet[RouteId] | None]] = []
@@ -57,7 +58,7 @@ class Recorder:
     def cleanup(self) -> list[str]:
         return []
 
-    def retire(self) -> list[str]:
+    def retire(self, successor: Mode) -> list[str]:
         raise AssertionError
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:

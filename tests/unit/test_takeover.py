@@ -9,6 +9,7 @@ import pytest
 from pyproxy import modes, takeover
 from pyproxy.observer import Sync
 from pyproxy.table import Host, InUse, ModeError, Table
+from tests.unit.test_command import PaperMode
 
 EMPTY = Table({}, Host())
 BUSY = ModeError("the kernel is busy")
@@ -23,7 +24,7 @@ class Left:
         self.done = Signal()
         self._failures = list(failures)
 
-    def retire(self) -> Iterator[str]:
+    def retire(self, successor: object) -> Iterator[str]:
         self.asked += 1
         yield f"table {self.asked}"
         if self._failures:
@@ -44,7 +45,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> dict[str, Left]:
 
 def test_all_others_are_cleaned_up_after_once(left: dict[str, Left], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    observer = takeover.Takeover("a")
+    observer = takeover.Takeover(PaperMode("a"))
     observer.syncing()
     for _ in range(3):
         observer.synced(SYNCED)
@@ -58,7 +59,7 @@ def test_all_others_are_cleaned_up_after_once(left: dict[str, Left], caplog: pyt
 
 
 def test_nothing_is_removed_before_the_first_sync(left: dict[str, Left]) -> None:
-    observer = takeover.Takeover("a")
+    observer = takeover.Takeover(PaperMode("a"))
     observer.syncing()
     observer.failed(ModeError("no"))
     assert not left["d"].done.wait(0.2)

@@ -1,0 +1,328 @@
+"""The forwarding table as virtual servers, sets and local routes, each written in a few system calls.
+
+Netlink knows no transaction over all of them. So a sync first writes all that comes and then takes away what goes, each
+in an order in which nothing is served to those who must not have it; and one that fails is repaired by the next, which
+reads the kernel and writes what differs.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from ipaddress import ip_address
+
+from modes.ipvs import ruleset, tuning
+from modes.ipvs.entries import entries
+from modes.ipvs.plan import Plan, gone_in_order, in_order
+from modes.ipvs.route import Site
+from modes.ipvs.ruleset import SHARE, set_name, sets
+from modes.ipvs.servers import Servers
+from pyproxy.kernel import ipset, iptables, own_address
+from pyproxy.kernel.error import as_mode_error
+from pyproxy.kernel.ipset import Elements, Slot
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS
+from pyproxy.kernel.ipvs import Ipvs, Key, VirtualServer, spell
+from pyproxy.kernel.local_route import LocalRoutes
+from pyproxy.table import (
+    IP,
+    Drift,
+    Family,
+    Host,
+    InUse,
+    Mode,
+    ModeError,
+    Route,
+    RouteId,
+    Table,
+    Transport,
+    contains,
+    family_of,
+)
+
+log = logging.getLogger("pyproxy")
+
+_OWNER = 113
+"""Of local routes; see pyproxy.kernel.local_route."""
+_TRIAL_MARK = 0x30D60000
+_CLAIMED = {set_name("CLAIMED", family) for family in Family}
+_KUBE_PROXY_DEVICE = "kube-ipvs0"
+"""It holds the addresses of Services where kube-proxy was in its mode ipvs: they are not the node's own."""
+
+
+class IpvsMode:
+    name = "ipvs"
+    tracks_connections = True
+    ends_connections = False
+
+    def __init__(self) -> None:
+        self._families = [family for family in DIALECTS if iptables.speaks(family)]
+        self._sets = {name: one for family in self._families for name, one in sets(family).items()}
+        self._routes = LocalRoutes(_OWNER)
+        self._flavour: Flavour | None = None
+        self._ipvs: Ipvs | None = None
+        self._scheduler = ""  # the last one that the kernel was seen to have
+        self._host = Host()
+        self._site = Site()
+        self._plan = Plan(self._site)
+        self._servers = Servers()
+        self._claimed: set[IP] = set()  # what local routes there are
+        self._leaving: set[IP] = set()  # those of them that no service has any more
+        self._in_order = False  # whether the kernel holds what all of these say
+
+    @property
+    def flavour(self) -> Flavour:
+        """Found out once: a host does not change it while it runs."""
+        if self._flavour is None:
+            self._flavour = iptables.detect()
+        return self._flavour
+
+    @property
+    def ipvs(self) -> Ipvs:
+        if self._ipvs is None:
+            self._ipvs = Ipvs()
+        return self._ipvs
+
+    def probe(self) -> str | None:
+        try:
+            Ipvs().services()
+            before = set(ipset.names())
+            ipset.create(self._sets.values())
+            try:
+                for family in self._families:
+                    chains = ruleset.chains(DIALECTS[family], Host())
+                    script = "".join(iptables.script(table, some) for table, some in chains.items())
+                    iptables.load(DIALECTS[family], self.flavour, script, "--test")
+            finally:
+                ipset.destroy(self._sets.keys() - before)
+        except ModeError as error:
+            if "permitted" in str(error) and (lacking := iptables.lacking_capabilities()):
+                return f"it takes the capability {lacking} (run as root)"
+            return str(error)
+        return tuning.objection()
+
+    def objection(self, route: Route) -> str | None:
+        if route.id.family not in self._families:
+            return f"this kernel has no {route.id.family.value}"
+        return None
+
+    def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
+        everything = changed is None or not self._in_order
+        self._in_order = False
+        if everything:
+            self._rebuild(table)
+        else:
+            change = self._plan.change(table, changed or frozenset())
+            self._write(change.servers, change.come, change.gone)
+        self._in_order = True
+
+    def _rebuild(self, table: Table) -> None:
+        """Whatever is not as it must be, in place."""
+        self._host = table.host
+        tuning.tune(self.ipvs, table.host.ipvs)
+        if self._scheduler != table.host.ipvs.scheduler:
+            for family in self._families:
+                self.ipvs.try_scheduler(family, _TRIAL_MARK, table.host.ipvs.scheduler)
+            self._scheduler = table.host.ipvs.scheduler
+        self._site = _site(table.host)
+        self._plan = Plan(self._site)
+        self._plan.change(table, table.routes.keys())
+        found = self.ipvs.services()
+        self._leave_to_others(found)
+        self._servers.adopt(found, self._plan.servers)
+        ipset.create(self._sets.values())
+        self._write_rules()
+        there = ipset.read(self._sets.values())
+        with as_mode_error("local routes can't be read"):
+            self._claimed = self._routes.listed()
+        wanted = self._plan.elements
+        self._leaving = self._claimed - _claims(wanted)
+        wanted = wanted | {_draining(ip): 0 for ip in self._leaving}
+        come = {slot: mark for slot, mark in wanted.items() if there.get(slot) != mark}
+        self._write(self._servers.held.keys() | self._plan.servers.keys(), come, there.keys() - wanted.keys())
+
+    def _leave_to_others(self, found: dict[Key, VirtualServer]) -> None:
+        """KubeProxyConfiguration.ipvs.excludeCIDRs."""
+        for key, server in found.items():
+            address = key.address
+            if key not in self._plan.servers or address is None or server.service.is_ours:
+                continue
+            if any(contains(prefix, address) for prefix in self._host.ipvs.exclude_cidrs):
+                log.warning("left to others, by excludeCIDRs", extra={"virtual_server": spell(key)})
+                del self._plan.servers[key]
+
+    def _write_rules(self) -> None:
+        for family in self._families:
+            d, scripts = DIALECTS[family], []
+            found = iptables.read(SHARE, d, self.flavour)
+            for table, chains in ruleset.chains(d, self._host).items():
+                there = found[table]
+                new = {chain: rules for chain, rules in chains.items() if there.chains.get(chain) != rules}
+                gone = there.chains.keys() - chains.keys()
+                hooks = iptables.hooks(SHARE, table, there)
+                if new or gone or hooks:
+                    scripts.append(iptables.script(table, new, gone, hooks))
+            if scripts:
+                iptables.load(d, self.flavour, "".join(scripts))
+
+    def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot]) -> None:
+        """First what comes, then what goes."""
+        wanted, gone = self._plan.servers, gone_in_order(gone)
+        claims, leaving = _claims(come), _claims(gone)
+        self._servers.extend(self.ipvs, {key: wanted[key] for key in keys if key in wanted})
+        # Nobody new comes to an address that is about to go.
+        ipset.change(self._sets, [], {_draining(ip): 0 for ip in leaving} | in_order(come))
+        with as_mode_error("addresses can't be claimed"):
+            self._routes.add(claims - self._claimed)
+        self._claimed |= claims
+        ipset.change(self._sets, [*gone, *map(_draining, self._leaving & claims)], {})
+        self._leaving = (self._leaving | leaving) - claims
+        self._servers.retire(self.ipvs, keys, wanted)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of addresses that no service has any more, as soon as no connection needs them."""
+        free = self._leaving - self._servers.busy(self._leaving, self._plan.servers)
+        with as_mode_error("addresses can't be let go"):
+            self._routes.remove(free)
+        ipset.change(self._sets, map(_draining, free), {})
+        self._claimed -= free
+        self._leaving -= free
+
+    def verify(self) -> list[Drift]:
+        """All of it is read; and what has drained is removed."""
+        found = self.ipvs.services()
+        drift = list(self._compare(found))
+        if not drift:
+            self._servers.reap(self.ipvs, found, self._plan.servers)
+            self._let_go()
+        return drift
+
+    def _compare(self, found: dict[Key, VirtualServer]) -> Iterator[Drift]:
+        if _site(self._host) != self._site:
+            yield Drift(None, "the addresses of this node are others now")
+        owners = self._plan.owners()
+        for key, what in self._servers.differences(found):
+            yield Drift(owners.get(key), what)
+        there, wanted = ipset.read(self._sets.values()), self._plan.elements
+        wanted = wanted | {_draining(ip): 0 for ip in self._leaving}
+        for slot in there.keys() | wanted.keys():
+            if there.get(slot) != wanted.get(slot):
+                how = "foreign" if slot not in wanted else "missing" if slot not in there else "changed"
+                yield Drift(owners.get(slot), f"element {slot.key} of set {slot.set} is {how}")
+        with as_mode_error("local routes can't be read"):
+            for ip in self._routes.listed() ^ self._claimed:
+                yield Drift(None, f"the local route of {ip} is {'missing' if ip in self._claimed else 'foreign'}")
+        for family in self._families:
+            yield from self._compare_rules(family)
+        if reason := tuning.drift():
+            yield Drift(None, reason)
+
+    def _compare_rules(self, family: Family) -> Iterator[Drift]:
+        d = DIALECTS[family]
+        found = iptables.read(SHARE, d, self.flavour)
+        for table, wanted in ruleset.chains(d, self._host).items():
+            there = found[table]
+            if iptables.hooks(SHARE, table, there):
+                yield Drift(
+                    None, f"the rules that lead from table {table} of {d.program} to pyproxy are not as written"
+                )
+            for chain in wanted.keys() | there.chains.keys():
+                if there.chains.get(chain) != wanted.get(chain):
+                    yield Drift(None, f"chain {chain} in table {table} of {d.program} is not as written")
+
+    def cleanup(self) -> list[str]:
+        """Of any version, in both flavours of iptables."""
+        removed = list(_remove_rules_and_sets())
+        ipvs = _conversation()
+        if ipvs is not None:
+            mine = [key for key, server in ipvs.services().items() if server.service.is_ours]
+            ipvs.remove(mine)
+            removed += [f"{len(mine)} virtual servers of IPVS"] if mine else []
+        return removed + self._release(self._routes_listed())
+
+    def retire(self, successor: Mode) -> Iterator[str]:
+        """Virtual servers take no new connection, and stay until those that are open have ended. Unless connections end
+        at this node with the other mode: its own would be taken away from it."""
+        yield from _remove_rules_and_sets()
+        if successor.ends_connections:
+            yield from self.cleanup()
+            return
+        ipvs = _conversation()
+        servers = Servers()
+        if ipvs is not None:
+            found = ipvs.services()
+            servers.adopt(found, ())
+            servers.retire(ipvs, list(servers.held), {})
+            servers.reap(ipvs, found, {})
+            if gone := len([key for key in found if found[key].service.is_ours and key not in servers.held]):
+                yield f"{gone} virtual servers of IPVS"
+        listed = self._routes_listed()
+        yield from self._release(listed - servers.busy(listed, {}))
+        if servers.held:
+            raise InUse(f"{len(servers.held)} virtual servers of IPVS have open connections")
+
+    def _routes_listed(self) -> set[IP]:
+        with as_mode_error("local routes can't be read"):
+            return self._routes.listed()
+
+    def _release(self, addresses: set[IP]) -> list[str]:
+        with as_mode_error("local routes can't be removed"):
+            self._routes.remove(addresses)
+        return [f"{len(addresses)} local routes"] if addresses else []
+
+    def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
+        """In the words of ip(8), ipset(8) and ipvsadm(8)."""
+        is_claimed = address in self._routes_listed()
+        return list(
+            entries(address, port, transport, self.ipvs.services(), ipset.read(self._sets.values()), is_claimed)
+        )
+
+
+def _site(host: Host) -> Site:
+    with as_mode_error("the addresses of this node can't be read"):
+        own = own_address.of_devices(without=_KUBE_PROXY_DEVICE)
+    answering = (
+        ip
+        for ip in own
+        # Never on loopback (CVE-2020-8558), even if --nodeport-addresses names it.
+        if not (ip_address(ip).is_loopback or ip_address(ip).is_link_local)
+        and any(family_of(prefix) is family_of(ip) and contains(prefix, ip) for prefix in host.node_port_prefixes)
+    )
+    return Site(host.ipvs.scheduler, own, tuple(sorted(answering)))
+
+
+def _claims(slots: Iterable[Slot]) -> set[IP]:
+    """The addresses that some of them claim."""
+    return {IP(slot.key) for slot in slots if slot.set in _CLAIMED}
+
+
+def _draining(address: IP) -> Slot:
+    return Slot(set_name("DRAINING", family_of(address)), address)
+
+
+def _conversation() -> Ipvs | None:
+    """None where the kernel has no IPVS, and so nothing of ours in it."""
+    try:
+        return Ipvs()
+    except ModeError:
+        return None
+
+
+def _remove_rules_and_sets() -> Iterator[str]:
+    for flavour in Flavour:
+        for d in DIALECTS.values():
+            scripts, counts = [], []
+            for table, there in reversed(iptables.read(SHARE, d, flavour).items()):
+                if there.chains:
+                    scripts.append(iptables.script(table, {}, there.chains, iptables.unhook(there)))
+                    counts.append(f"{len(there.chains)} chains of {d.program}-{flavour} table {table}")
+            if scripts:
+                iptables.load(d, flavour, "".join(scripts))
+            yield from counts
+    try:
+        mine = [name for name in ipset.names() if ruleset.is_own(name)]
+    except ModeError:
+        return  # the kernel has no sets, and so none of ours
+    if mine:
+        ipset.destroy(mine)
+        yield f"{len(mine)} sets of addresses"

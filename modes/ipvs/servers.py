@@ -1,0 +1,139 @@
+"""The kernel's virtual servers: from what they are to what they should be, and how those that go are let finish.
+
+A real server of TCP or SCTP that goes gets the weight 0: no new connection, and those that are open go on. It is
+removed when its connections are gone, or after a quarter of an hour. One of UDP goes at once, and the kernel with it
+forgets its flows: a client that keeps its port is sent elsewhere with its next packet.
+"""
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from modes.ipvs.route import Server
+from pyproxy.kernel.ipvs import Ipvs, Key, Real, Service, VirtualServer, spell
+from pyproxy.table import IP
+
+LONGEST_DRAIN_S = 15 * 60.0
+
+
+@dataclass(slots=True)
+class Held:
+    """A virtual server of ours as it is in the kernel."""
+
+    service: Service
+    drains: bool
+    weights: dict[Real, int] = field(default_factory=dict)
+
+
+class Servers:
+    def __init__(self) -> None:
+        self.held: dict[Key, Held] = {}
+        self._draining: dict[tuple[Key, Real], float] = {}
+        """Since when, by time.monotonic()."""
+
+    def adopt(self, found: Mapping[Key, VirtualServer], wanted: Iterable[Key]) -> None:
+        """What is there and ours, and what others have where ours should be."""
+        mine = {key: server for key, server in found.items() if server.service.is_ours} | {
+            key: found[key] for key in wanted if key in found
+        }
+        self.held = {
+            key: Held(server.service, not _is_udp(key), {real: load.weight for real, load in server.reals.items()})
+            for key, server in mine.items()
+        }
+        self._draining = {place: since for place, since in self._draining.items() if place[0] in self.held}
+
+    def extend(self, ipvs: Ipvs, wanted: Mapping[Key, Server]) -> None:
+        """All that is to come, and nothing that is to go."""
+        new = {key: server.service for key, server in wanted.items() if key not in self.held}
+        old = {key: self.held[key].service for key in wanted if key in self.held}
+        other = {key: wanted[key].service for key, service in old.items() if service != wanted[key].service}
+        ipvs.put(new, anew=True)
+        ipvs.put(other, anew=False)
+        come: list[tuple[Key, Real, int]] = []
+        back: list[tuple[Key, Real, int]] = []
+        for key, server in wanted.items():
+            held = self.held.setdefault(key, Held(server.service, server.drains))
+            held.service, held.drains = server.service, server.drains
+            reals = server.reals
+            if key in new:
+                # The schedulers begin with the first one: not the same on all nodes, nor for all services.
+                random.shuffle(reals)
+            for real in reals:
+                if held.weights.get(real) != 1:
+                    (back if real in held.weights else come).append((key, real, 1))
+                    held.weights[real] = 1
+                    self._draining.pop((key, real), None)
+        ipvs.put_reals(come, anew=True)
+        ipvs.put_reals(back, anew=False)
+
+    def retire(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
+        """What of those ``keys`` is not wanted any more."""
+        quiet, gone, empty = [], [], []
+        now = time.monotonic()
+        for key in keys:
+            held = self.held.get(key)
+            if held is None:
+                continue
+            stay = set(wanted[key].reals) if key in wanted else set()
+            for real in held.weights.keys() - stay:
+                if not held.drains:
+                    gone.append((key, real))
+                    del held.weights[real]
+                else:
+                    self._draining.setdefault((key, real), now)
+                    if held.weights[real]:
+                        quiet.append((key, real, 0))
+                        held.weights[real] = 0
+            if not held.weights and key not in wanted:
+                empty.append(key)
+                del self.held[key]
+        ipvs.put_reals(quiet, anew=False)
+        ipvs.remove_reals(gone)
+        ipvs.remove(empty)
+
+    def reap(self, ipvs: Ipvs, found: Mapping[Key, VirtualServer], wanted: Mapping[Key, Server]) -> None:
+        """Remove what has drained, by the connections that the kernel tells in ``found``."""
+        too_long = time.monotonic() - LONGEST_DRAIN_S
+        gone, empty = [], []
+        for (key, real), since in list(self._draining.items()):
+            held, server = self.held.get(key), found.get(key)
+            if held is None or server is None or real not in server.reals:
+                del self._draining[key, real]
+            elif not server.reals[real].connections or since < too_long:
+                gone.append((key, real))
+                held.weights.pop(real, None)
+                del self._draining[key, real]
+                if not held.weights and key not in wanted:
+                    empty.append(key)
+                    del self.held[key]
+        ipvs.remove_reals(gone)
+        ipvs.remove(empty)
+
+    def busy(self, addresses: AbstractSet[IP], wanted: Mapping[Key, Server]) -> set[IP]:
+        """Those that connections still need. Nobody knows the addresses of one that is found by a mark."""
+        draining = [key for key in self.held if key not in wanted]
+        if any(key.mark for key in draining):
+            return set(addresses)
+        return {key.address for key in draining if key.address in addresses and key.address is not None}
+
+    def differences(self, found: Mapping[Key, VirtualServer]) -> Iterator[tuple[Key, str]]:
+        """How the kernel's are other than they were written."""
+        mine = {key for key, server in found.items() if server.service.is_ours}
+        for key in mine | self.held.keys():
+            held, server = self.held.get(key), found.get(key)
+            if held is None or server is None:
+                yield key, f"the virtual server {spell(key)} is {'foreign' if held is None else 'missing'}"
+                continue
+            if server.service != held.service:
+                yield key, f"the virtual server {spell(key)} is changed"
+            for real in held.weights.keys() | server.reals.keys():
+                load = server.reals.get(real)
+                if load is None or load.weight != held.weights.get(real):
+                    how = "missing" if load is None else "changed" if real in held.weights else "foreign"
+                    yield key, f"real server {real.address} port {real.port} of {spell(key)} is {how}"
+
+
+def _is_udp(key: Key) -> bool:
+    return key.transport == "udp"
