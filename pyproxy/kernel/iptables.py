@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pyproxy.address import Family
-from pyproxy.kernel import program
+from pyproxy.kernel import nf_tables, program
 from pyproxy.kernel.error import ModeError
 from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 
@@ -58,7 +58,8 @@ def find(d: Dialect, flavour: Flavour, verb: str) -> str | None:
 def detect() -> Flavour:
     """Which one this host uses. As the iptables-wrappers of Kubernetes find out: by what is there already.
 
-    kubelet's hint tells; without one, the flavour that holds more rules; without rules, the host's default.
+    kubelet's hint tells; without one, the flavour that holds more rules; without rules, the host's default. Some
+    kernels are built without what the flavour nft takes, and its programs notice only when they write.
     """
     saved = {flavour: "".join(_save(d, flavour, _TELLING) for d in DIALECTS.values()) for flavour in Flavour}
     for flavour in (Flavour.NFT, Flavour.LEGACY):
@@ -68,7 +69,8 @@ def detect() -> Flavour:
     if rules[Flavour.LEGACY] != rules[Flavour.NFT]:
         return max(Flavour, key=lambda flavour: rules[flavour])
     iptables = program.find("iptables")
-    return Flavour.NFT if iptables is None or "nf_tables" in _run([iptables, "--version"]) else Flavour.LEGACY
+    is_default = iptables is None or "nf_tables" in _run([iptables, "--version"])
+    return Flavour.NFT if is_default and nf_tables.has(Family.IPV4) else Flavour.LEGACY
 
 
 def load(d: Dialect, flavour: Flavour, script: str, *options: str) -> None:

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from pyproxy.address import Family
 from pyproxy.kernel.error import ModeError, as_mode_error
-from pyproxy.kernel.netlink import NETFILTER, Message, Netlink, attribute, attributes, nested
+from pyproxy.kernel.netlink import CREATE, NETFILTER, Message, Netlink, attribute, attributes, nested
 
 _NFTABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_CHAIN, _GET_RULE, _GET_GENERATION = _NFTABLES | 4, _NFTABLES | 7, _NFTABLES | 16  # NFT_MSG_GET*
+_BATCH_BEGIN, _NEW_TABLE = 16, _NFTABLES | 0  # NFNL_MSG_BATCH_BEGIN, NFT_MSG_NEWTABLE
 _GET_ELEMENT = _NFTABLES | 13  # NFT_MSG_GETSETELEM
 _NEW_GENERATION = _NFTABLES | 15  # NFT_MSG_NEWGEN
 _GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES
@@ -32,6 +33,17 @@ _COMMENT = 0  # libnftnl's NFTNL_UDATA_SET_ELEM_COMMENT
 _GENERIC_HEADER = 4  # bytes of nfgenmsg
 _RECEIVE_BYTES = 1 << 18
 _FAMILY = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+
+
+def has(family: Family) -> bool:
+    """Whether the kernel has tables of that family; some are built without.
+
+    Asked by making one in a transaction that is never ended, and so undone.
+    """
+    begin = Message(_BATCH_BEGIN, struct.pack("=BBH", 0, 0, socket.htons(_NFTABLES >> 8)))
+    make = Message(_NEW_TABLE, struct.pack("=BBH", _FAMILY[family], 0, 0) + attribute(1, b"pyproxy-trial\0"), CREATE)
+    with as_mode_error("the kernel does not talk of nftables"), Netlink(NETFILTER) as netlink:
+        return not netlink.send([begin, make])
 
 
 def generation() -> int:
