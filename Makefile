@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # nft writes the nftables mode, iptables the iptables mode; python3-venv makes the virtual environment; mmdebstrap makes
 # the fresh root in which the image's steps are tried; chromium shows the status page to its tests.
-DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver
+DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
 

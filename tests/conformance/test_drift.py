@@ -34,6 +34,22 @@ DAMAGE = {
         "a foreign rule comes first": "iptables -t nat -I PYPROXY-SERVICES -d {address} -j RETURN",
         "refusals are dropped": "iptables -I PYPROXY-REJECT -j DROP",
     },
+    "ipvs": {
+        "a virtual server is deleted": "ipvsadm -D -t {address}:80",
+        "all virtual servers are": "ipvsadm -C",
+        "a scheduler is changed": "ipvsadm -E -t {address}:80 -s wlc",
+        "a real server is deleted": "ipvsadm -d -t {address}:80 -r 10.244.0.12:8080",
+        "a real server is silenced": "ipvsadm -e -t {address}:80 -r 10.244.0.12:8080 -m -w 0",
+        "a foreign real server is added": "ipvsadm -a -t {address}:80 -r 10.244.0.13:8080 -m -w 9",
+        "an element is deleted": "ipset del PYPROXY_IPVS-CLUSTER-4 {address},tcp:80",
+        "a set is flushed": "ipset flush PYPROXY_IPVS-CLAIMED-4",
+        "a local route is deleted": "ip route del local {address} dev lo table local",
+        "table mangle is flushed": "iptables -t mangle -F",
+        "table filter is flushed, for both families": "iptables -F\nip6tables -F",
+        "a hook is deleted": "iptables -t nat -D POSTROUTING -j PYPROXY_IPVS-POSTROUTING",
+        "a foreign rule comes first": "iptables -t mangle -I PYPROXY_IPVS-SERVICES -d {address} -j DROP",
+        "a sysctl is changed": "sysctl -w net.ipv4.vs.conntrack=0",
+    },
 }
 # What it adds, what the log then says, and how to see whether it is there still.
 FOREIGN = {
@@ -48,6 +64,12 @@ FOREIGN = {
         "chain PYPROXY-STRANGER in table nat of iptables is foreign",
         "iptables -t nat -S",
         b"PYPROXY-STRANGER",
+    ),
+    "ipvs": (
+        "ipset add PYPROXY_IPVS-CLUSTER-4 10.96.9.9,tcp:80",
+        "element 10.96.9.9,tcp:80 of set PYPROXY_IPVS-CLUSTER-4 is foreign",
+        "ipset list PYPROXY_IPVS-CLUSTER-4",
+        b"10.96.9.9",
     ),
 }
 # What is its own: how it is made, seen, and removed.
@@ -66,6 +88,13 @@ OTHERS = {
         "iptables -t nat -D PREROUTING -d 192.0.2.1 -j STRANGER\niptables -t nat -X STRANGER\n"
         "iptables -D INPUT -j ACCEPT",
     ),
+    "ipvs": (
+        "ipvsadm -A -t 192.0.2.1:80 -s rr\nipvsadm -a -t 192.0.2.1:80 -r 10.244.0.12:8080 -m\n"
+        "ipset create STRANGER hash:ip\nip route add local 192.0.2.1 dev lo",
+        "ipvsadm -Ln",
+        b"192.0.2.1:80",
+        "ipvsadm -D -t 192.0.2.1:80\nipset destroy STRANGER\nip route del local 192.0.2.1 dev lo table local",
+    ),
 }
 
 
@@ -81,13 +110,13 @@ def run(cluster: Cluster, commands: str) -> bytes:
     for line in commands.splitlines():
         program, rest = line.split(" ", 1)
         # What nft takes is one argument.
-        words = [program, rest] if program == "nft" else [_flavoured(cluster.lab, program), *rest.split()]
+        words = [flavoured(cluster.lab, program), *([rest] if program == "nft" else rest.split())]
         output = cluster.lab.node.namespace.run(words).stdout
     return output
 
 
-def _flavoured(lab: Lab, program: str) -> str:
-    return f"{program}-{lab.iptables}" if lab.iptables else program
+def flavoured(lab: Lab, program: str) -> str:
+    return f"{program}-{lab.iptables}" if lab.iptables and program in ("iptables", "ip6tables") else program
 
 
 def test_damage_is_repaired(cluster: Cluster, number: int, damage: str) -> None:

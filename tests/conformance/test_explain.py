@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from bench.ask import ask
 from tests.conformance.cluster import DROPPED_AFTER_S, Candidate, Cluster
 from tests.conformance.manifests import PODS, addresses, node_port, service, slices, target
+from tests.conformance.test_drift import flavoured
 from tests.faults.commands import is_one_sentence, pyproxy
 from tests.faults.test_start import WITHOUT_NET_ADMIN
 
@@ -21,9 +22,10 @@ CLIENT = "172.18.0.100/32"
 SHARED = addresses(OLDER)["ExternalIP"]["IPv4"]
 
 # An entry that sends to one of several endpoints, by how it begins and what it holds, and how the kernel loses it.
-DAMAGE = {
-    "nftables": ("element ip pyproxy endpoints", "", ["nft", "delete"]),
-    "iptables": ("-A ", "-j DNAT", ["iptables", "-t", "nat", "-D"]),
+DAMAGE: dict[str, tuple[str, str, Callable[[str], list[str]]]] = {
+    "nftables": ("element ip pyproxy endpoints", "", lambda entry: ["nft", "delete", entry]),
+    "iptables": ("-A ", "-j DNAT", lambda entry: ["iptables", "-t", "nat", "-D", *shlex.split(entry)[1:]]),
+    "ipvs": ("-a ", "", lambda entry: ["ipvsadm", "-d", *entry.split()[1:5]]),
 }
 
 
@@ -158,12 +160,10 @@ def test_its_entries_are_the_kernels(explained: Cluster, mode: str) -> None:
     """One that is deleted there is missing here, and nothing else is."""
     address = addresses(PLAIN)["ClusterIP"]["IPv4"]
     before = explain(explained, f"{address}:80")
-    start, holds, command = DAMAGE[mode]
+    start, holds, undone = DAMAGE[mode]
     victim = next(entry for entry in before["entries"] if entry.startswith(start) and holds in entry)
-    words = [victim] if mode == "nftables" else shlex.split(victim)[1:]
-    flavour = explained.lab.iptables
-    program = f"{command[0]}-{flavour}" if flavour and mode == "iptables" else command[0]
-    explained.lab.node.namespace.run([program, *command[1:], *words])
+    program, *words = undone(victim)
+    explained.lab.node.namespace.run([flavoured(explained.lab, program), *words])
     after = explain(explained, f"{address}:80")
     assert set(before["entries"]) - set(after["entries"]) == {victim}
     assert sum(ip in victim for ip, *_ in PODS.values()) == 1

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.own
 # How to see, and what, of a mode that has written something.
 TRACES = {
     "nftables": (["nft", "list", "tables"], b"pyproxy"),
-    "iptables": (["sh", "-c", "for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"], b"PYPROXY"),
+    "iptables": (["sh", "-c", "for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"], b"PYPROXY-"),
+    # Virtual servers without a set are only left for connections that are open.
+    "ipvs": (["ipset", "list", "-name"], b"PYPROXY_IPVS-"),
 }
 
 

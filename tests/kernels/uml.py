@@ -20,7 +20,7 @@ _HERE = Path(__file__).parent
 _CHECKOUT = _HERE.parents[1]
 _MODULES = ("ip_vs", "dummy", "veth", "bridge", "sctp")
 """Those that are looked for in /proc before they are used."""
-_LAST_LINES = 20
+_LAST_LINES = 60  # what a kernel dies of stands above its long trace
 
 
 class NoKernel(Exception):

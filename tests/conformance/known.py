@@ -1,0 +1,17 @@
+"""What a mode is known to do otherwise than the rest, and why. Nothing is skipped: tests ask for what it does."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    affinity_lingers: bool = False
+    """IPVS keeps a client with its endpoint for as long as it remembers a connection of the client's, and it remembers
+    one for two minutes after its end (ip_vs_proto_tcp.c, ip_vs_conn_expire). So a shorter time-out has no effect."""
+
+
+_KNOWN = {"ipvs": Known(affinity_lingers=True)}
+
+
+def known(mode: str) -> Known:
+    return _KNOWN.get(mode, Known())
