@@ -165,18 +165,22 @@ class IpvsMode:
                 iptables.load(d, self.flavour, "".join(scripts))
 
     def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot]) -> None:
-        """First what comes, then what goes."""
-        wanted, gone = self._plan.servers, gone_in_order(gone)
+        """What only goes goes first, so that nobody who sees something new sees what it replaced. What moves from one
+        set to another comes first, and so do endpoints."""
+        wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
         claims, leaving = _claims(come), _claims(gone)
+        moving = {slot.key for slot in come}
         self._servers.extend(self.ipvs, {key: wanted[key] for key in keys if key in wanted})
         # Nobody new comes to an address that is about to go.
-        ipset.change(self._sets, [], {_draining(ip): 0 for ip in leaving} | in_order(come))
+        ipset.change(self._sets, [], {_draining(ip): 0 for ip in leaving})
+        ipset.change(self._sets, [slot for slot in gone if slot.key not in moving], {})
+        self._servers.retire(self.ipvs, keys, wanted)
+        ipset.change(self._sets, [slot for slot in gone if slot.key in moving], come)
         with as_mode_error("addresses can't be claimed"):
             self._routes.add(claims - self._claimed)
         self._claimed |= claims
-        ipset.change(self._sets, [*gone, *map(_draining, self._leaving & claims)], {})
+        ipset.change(self._sets, map(_draining, self._leaving & claims), {})
         self._leaving = (self._leaving | leaving) - claims
-        self._servers.retire(self.ipvs, keys, wanted)
         self._let_go()
 
     def _let_go(self) -> None:
