@@ -20,6 +20,7 @@ _HERE = Path(__file__).parent
 _CHECKOUT = _HERE.parents[1]
 _MODULES = ("ip_vs", "dummy", "veth", "bridge", "sctp")
 """Those that are looked for in /proc before they are used."""
+_PATIENCE_S = 60  # with what tests wait for: to start the proxy may take ten seconds here
 _LAST_LINES = 60  # what a kernel dies of stands above its long trace
 
 
@@ -84,7 +85,8 @@ def _furnish(folder: Path, command: Sequence[str], bring: Sequence[Path]) -> Non
         shutil.copy2(_HERE / script, folder / script)
         (folder / script).chmod(0o755)
     path = f"{_CHECKOUT}/.venv/bin:$PATH"
-    (folder / "command.sh").write_text(f"cd {shlex.quote(str(_CHECKOUT))}\nPATH={path}\nexec {shlex.join(command)}\n")
+    lines = [f"cd {shlex.quote(str(_CHECKOUT))}", f"export PYPROXY_PATIENCE={_PATIENCE_S} PATH={path}"]
+    (folder / "command.sh").write_text("\n".join([*lines, f"exec {shlex.join(command)}", ""]))
     (folder / "modules").write_text(" ".join(_MODULES))
     (folder / "wanted").write_text("".join(f"{path}\n" for path in bring))
 
