@@ -8,7 +8,6 @@ reads the kernel and writes what differs.
 import logging
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from ipaddress import ip_address
 
 from modes.ipvs import ruleset, tuning
 from modes.ipvs.entries import entries
@@ -200,6 +199,9 @@ class IpvsMode:
         self._claimed -= free
         self._leaving -= free
 
+    def shortfalls(self) -> dict[RouteId, str]:
+        return {}
+
     def verify(self) -> list[Drift]:
         """All of it is read; and what has drained is removed."""
         found = self.ipvs.services()
@@ -294,14 +296,8 @@ class IpvsMode:
 def _site(host: Host) -> Site:
     with as_mode_error("the addresses of this node can't be read"):
         own = own_address.of_devices(without=_KUBE_PROXY_DEVICE)
-    answering = (
-        ip
-        for ip in own
-        # Never on loopback (CVE-2020-8558), even if --nodeport-addresses names it.
-        if not (ip_address(ip).is_loopback or ip_address(ip).is_link_local)
-        and any(family_of(prefix) is family_of(ip) and contains(prefix, ip) for prefix in host.node_port_prefixes)
-    )
-    return Site(host.ipvs.scheduler, own, tuple(sorted(answering)))
+    answering = own_address.node_port_addresses(host.node_port_prefixes, own)
+    return Site(host.ipvs.scheduler, own, answering)
 
 
 def _claims(slots: Iterable[Slot]) -> set[IP]:
