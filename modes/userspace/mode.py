@@ -228,8 +228,12 @@ class UserspaceMode:
         if entry := self._relay.entries.get((transport.value, address, port)):
             lines.append(f"listen {transport.value} {address} {port} for {entry.route}")
             lines += [f"from {source}" for source in entry.sources or ()]
-            lines += [f"relay outside to {ip} {number}" for ip, number in entry.outside]
-            lines += [f"relay inside to {ip} {number}" for ip, number in entry.inside]
+            pools = (
+                {"": entry.inside}
+                if entry.inside == entry.outside
+                else {"outside ": entry.outside, "inside ": entry.inside}
+            )
+            lines += [f"relay {who}to {ip} {number}" for who, pool in pools.items() for ip, number in pool]
         return lines
 
 

@@ -8,9 +8,16 @@ class Known:
     affinity_lingers: bool = False
     """IPVS keeps a client with its endpoint for as long as it remembers a connection of the client's, and it remembers
     one for two minutes after its end (ip_vs_proto_tcp.c, ip_vs_conn_expire). So a shorter time-out has no effect."""
+    relays: bool = False
+    """Endpoints are connected to by this node, and so see its address, whoever asks."""
+    lacks_sctp: str = ""
+    """What is then said of a service that has it."""
 
 
-_KNOWN = {"ipvs": Known(affinity_lingers=True)}
+_KNOWN = {
+    "ipvs": Known(affinity_lingers=True),
+    "userspace": Known(relays=True, lacks_sctp="userspace mode relays TCP and UDP, not SCTP"),
+}
 
 
 def known(mode: str) -> Known:

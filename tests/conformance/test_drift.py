@@ -1,5 +1,7 @@
 """Someone else changes what the proxy wrote: found and repaired within a sync period (here one second)."""
 
+import sys
+
 import pytest
 
 from bench.lab import Lab
@@ -50,6 +52,12 @@ DAMAGE = {
         "a foreign rule comes first": "iptables -t mangle -I PYPROXY_IPVS-SERVICES -d {address} -j DROP",
         "a sysctl is changed": "sysctl -w net.ipv4.vs.conntrack=0",
     },
+    "userspace": {
+        "a local route is deleted": "ip route del local {address} dev lo table local",
+        "all local routes are": "ip route flush table local proto 112",
+        "an endpoint is taken from the relay": f"{sys.executable} -m tests.conformance.meddle take 10.244.0.12",
+        "the relay is killed": f"{sys.executable} -m tests.conformance.meddle end",
+    },
 }
 # What it adds, what the log then says, and how to see whether it is there still.
 FOREIGN = {
@@ -69,6 +77,12 @@ FOREIGN = {
         "ipset add PYPROXY_IPVS-CLUSTER-4 10.96.9.9,tcp:80",
         "element 10.96.9.9,tcp:80 of set PYPROXY_IPVS-CLUSTER-4 is foreign",
         "ipset list PYPROXY_IPVS-CLUSTER-4",
+        b"10.96.9.9",
+    ),
+    "userspace": (
+        "ip route add local 10.96.9.9 dev lo table local proto 112 metric 112",
+        "the local route of 10.96.9.9 is foreign",
+        "ip route show table local",
         b"10.96.9.9",
     ),
 }
@@ -94,6 +108,12 @@ OTHERS = {
         "ipvsadm -Ln",
         b"192.0.2.1:80",
         "ipvsadm -D -t 192.0.2.1:80\nipset destroy STRANGER\nip route del local 192.0.2.1 dev lo table local",
+    ),
+    "userspace": (
+        "ip route add local 192.0.2.1 dev lo",
+        "ip route show table local",
+        b"192.0.2.1",
+        "ip route del local 192.0.2.1 dev lo table local",
     ),
 }
 

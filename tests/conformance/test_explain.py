@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,10 +22,12 @@ ASKERS = {"pod": "pod-1", "node": "node", "outside": "client"}
 CLIENT = "172.18.0.100/32"
 SHARED = addresses(OLDER)["ExternalIP"]["IPv4"]
 
+MEDDLE = [sys.executable, "-m", "tests.conformance.meddle"]
 # An entry that sends to one of several endpoints, by how it begins and what it holds, and how the kernel loses it.
 DAMAGE: dict[str, tuple[str, str, Callable[[str], list[str]]]] = {
     "nftables": ("element ip pyproxy endpoints", "", lambda entry: ["nft", "delete", entry]),
     "iptables": ("-A ", "-j DNAT", lambda entry: ["iptables", "-t", "nat", "-D", *shlex.split(entry)[1:]]),
+    "userspace": ("relay ", "", lambda entry: [*MEDDLE, "take", entry.split()[-2]]),
     "ipvs": ("-a ", "", lambda entry: ["ipvsadm", "-d", *entry.split()[1:5]]),
 }
 

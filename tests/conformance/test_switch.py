@@ -18,6 +18,7 @@ TRACES = {
     "iptables": (["sh", "-c", "for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"], b"PYPROXY-"),
     # Virtual servers without a set are only left for connections that are open.
     "ipvs": (["ipset", "list", "-name"], b"PYPROXY_IPVS-"),
+    "userspace": (["ss", "-xlH"], b"@pyproxy-relay"),
 }
 
 

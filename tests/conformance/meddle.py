@@ -1,0 +1,33 @@
+"""What a stranger may do to the relay of userspace mode: `python -m tests.conformance.meddle end`, or `take ENDPOINT`."""
+
+import os
+import signal
+import sys
+from itertools import filterfalse
+
+import msgspec
+
+from modes.userspace.relay_process import Relay, processes
+
+
+def main() -> None:
+    if sys.argv[1] == "end":
+        for process in processes():
+            os.kill(process, signal.SIGKILL)
+        return
+    relay = Relay()
+    relay.find()
+    gone = sys.argv[2].__eq__
+    poorer = [
+        msgspec.structs.replace(
+            entry,
+            outside=tuple(filterfalse(lambda one: gone(one[0]), entry.outside)),
+            inside=tuple(filterfalse(lambda one: gone(one[0]), entry.inside)),
+        )
+        for entry in relay.entries.values()
+    ]
+    relay.change(poorer, [], {}, relay.site)
+
+
+if __name__ == "__main__":
+    main()
