@@ -15,6 +15,7 @@ from modes.userspace.protocol import Endpoint, Place
 MOST_FLOWS = 16384
 """In all; one more ends the one that was idle for longest."""
 _ONE_WAY_S, _BOTH_WAYS_S = 30.0, 120.0
+_ON_ITS_WAY_S = 1.0
 _LARGEST = 65536
 _AT_ONCE = 64  # datagrams, before others have their turn
 
@@ -42,9 +43,10 @@ class Flows:
         self._poller = poller
         self._refuse = refuse
         self._flows: dict[tuple[Place, Client], Flow] = {}
+        self._ending: list[Flow] = []
 
     def __len__(self) -> int:
-        return len(self._flows)
+        return len(self._flows) + len(self._ending)
 
     def carry(
         self, place: Place, front: socket.socket, client: Client, data: bytes, choose: Callable[[], Endpoint | None]
@@ -111,16 +113,23 @@ class Flows:
 
     def tick(self, now: float) -> None:
         idle = [f for f in self._flows.values() if now - f.last > (_BOTH_WAYS_S if f.answered else _ONE_WAY_S)]
-        for flow in idle:
+        over = [f for f in self._ending if now - f.last > _ON_ITS_WAY_S]
+        for flow in [*idle, *over]:
             self._end(flow)
 
     def keep_only(self, place: Place, allowed: Callable[[Client], Collection[Endpoint]]) -> None:
-        """End those of a frontend that lead elsewhere: their clients' next datagrams choose anew."""
+        """End those of a frontend that lead elsewhere, but let answers through that are on their way: their clients'
+        next datagrams choose anew."""
         stale = [f for f in self._flows.values() if f.place == place and f.endpoint not in allowed(f.client)]
         for flow in stale:
-            self._end(flow)
+            del self._flows[flow.place, flow.client]
+            flow.last = time.monotonic()
+            self._ending.append(flow)
 
     def _end(self, flow: Flow) -> None:
-        self._flows.pop((flow.place, flow.client), None)
+        if self._flows.get((flow.place, flow.client)) is flow:
+            del self._flows[flow.place, flow.client]
+        elif flow in self._ending:
+            self._ending.remove(flow)
         self._poller.forget(flow.server.fileno())
         flow.server.close()

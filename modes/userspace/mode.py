@@ -94,6 +94,7 @@ class UserspaceMode:
         wanted = {entry.place: entry for entries in self._entries.values() for entry in entries}
         put = [entry for place, entry in wanted.items() if self._relay.entries.get(place) != entry]
         self._write(put, self._relay.entries.keys() - wanted.keys())
+        self._claim(self._users.keys())
 
     def _plan(self, table: Table, changed: AbstractSet[RouteId]) -> tuple[list[Entry], set[Place]]:
         """What is to be put and dropped."""
@@ -128,13 +129,16 @@ class UserspaceMode:
         finally:
             for one in fresh.values():
                 one.close()
-        claims = self._users.keys() - self._claimed if put else set()
-        with as_mode_error("addresses can't be claimed"):
-            self._routes.add(claims)
-        self._claimed |= claims
+        self._claim({IP(entry.place[1]) for entry in put} & self._users.keys())
         gone = {IP(address) for _, address, _ in drop} & self._claimed - self._users.keys()
         self._leaving = (self._leaving | gone) - self._users.keys()
         self._let_go(busy)
+
+    def _claim(self, addresses: AbstractSet[IP]) -> None:
+        new = addresses - self._claimed
+        with as_mode_error("addresses can't be claimed"):
+            self._routes.add(new)
+        self._claimed |= new
 
     def _bind(self, places: Iterable[Place]) -> dict[Place, socket.socket]:
         """A socket for each; what somebody else holds is noted in `_taken`. It listens once the relay has it."""
@@ -228,11 +232,9 @@ class UserspaceMode:
         if entry := self._relay.entries.get((transport.value, address, port)):
             lines.append(f"listen {transport.value} {address} {port} for {entry.route}")
             lines += [f"from {source}" for source in entry.sources or ()]
-            pools = (
-                {"": entry.inside}
-                if entry.inside == entry.outside
-                else {"outside ": entry.outside, "inside ": entry.inside}
-            )
+            pools = {"outside ": entry.outside, "inside ": entry.inside}
+            if entry.inside == entry.outside:
+                pools = {"": entry.inside}
             lines += [f"relay {who}to {ip} {number}" for who, pool in pools.items() for ip, number in pool]
         return lines
 

@@ -1,4 +1,4 @@
-"""What a stranger may do to the relay of userspace mode: `python -m tests.conformance.meddle end`, or `take ENDPOINT`."""
+"""What a stranger may do to userspace mode's relay: `python -m tests.conformance.meddle end`, or `take ENDPOINT`."""
 
 import os
 import signal
