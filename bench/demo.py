@@ -116,6 +116,10 @@ def demo(names: list[str], *, as_json: bool) -> int:
     for row in rows:
         for failure in row.failures[:3]:
             console.print(f"FAILED {row.mode}: {row.who} → {row.what} {row.target}: {failure}", markup=False)
+    if relaying := [name for name in runnable if modes.load(name).ends_connections]:
+        console.print(
+            f"in mode {', '.join(relaying)} this node relays: pods see its address, whoever asks", markup=False
+        )
     console.print(f"{sum(row.ok for row in rows)} of {len(rows)} rows are as they must be", highlight=False)
     return 0 if ok else 1
 
@@ -167,18 +171,20 @@ def _row(mode: str, question: Question, lab: Lab, twin: Lab) -> Row:
     row.sources = sorted({answer.source for answer in answers})
     if pairs:
         row.connect_ms, row.direct_ms = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
-    row.failures += _wrong(question, asker, answers)
+    row.failures += _wrong(question, asker, answers, relays=modes.load(mode).ends_connections)
     return row
 
 
-def _wrong(question: Question, asker: Host, answers: list[Answer]) -> Iterator[str]:
+def _wrong(question: Question, asker: Host, answers: list[Answer], *, relays: bool) -> Iterator[str]:
+    """``relays``: whether endpoints see this node, whoever asks."""
     pods = {answer.pod for answer in answers}
     if question.pods and pods != question.pods:
         yield f"expected {', '.join(sorted(question.pods))}, answered by {', '.join(sorted(pods)) or 'nobody'}"
     if not question.pods and (len(pods) != 1 or not pods <= {"pod-1", "pod-2"}):
         yield f"expected one pod of this node, answered by {', '.join(sorted(pods)) or 'nobody'}"
     for answer in answers:
-        own = _NODE[question.family] if answer.pod == question.who else asker.address(question.family)
+        is_masqueraded = relays or answer.pod == question.who
+        own = _NODE[question.family] if is_masqueraded else asker.address(question.family)
         if answer.source != (question.source or own):
             yield f"{answer.pod} saw {answer.source} instead of {question.source or own}"
 

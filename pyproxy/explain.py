@@ -41,6 +41,8 @@ class Known:
     """What is wrong with objects that were not let in."""
     is_own: bool
     """Whether this node has the address that is asked about."""
+    relays: bool = False
+    """Whether endpoints are connected to by this node (Mode.ends_connections)."""
 
 
 def explain(to: Destination, known: Known) -> Explanation:
@@ -82,7 +84,7 @@ def _served(to: Destination, known: Known, route: Route, scope: Scope | None) ->
         destination=str(to),
         mode=known.mode,
         summary=f"{to} is {_WORDS[scope]} of {route.id}",
-        outcomes=tuple(_outcome(asker, route, scope, allowed, known.table.host) for asker in Asker),
+        outcomes=tuple(_outcome(asker, route, scope, allowed, known) for asker in Asker),
         route=str(route.id),
         affinity_seconds=route.affinity_seconds,
         allowed_sources=allowed,
@@ -98,8 +100,9 @@ def _for_all(verdict: Verdict, why: str) -> tuple[Outcome, ...]:
 
 
 def _outcome(
-    asker: Asker, route: Route, scope: Scope | None, allowed: tuple[Prefix, ...] | None, host: Host
+    asker: Asker, route: Route, scope: Scope | None, allowed: tuple[Prefix, ...] | None, known: Known
 ) -> Outcome:
+    host = known.table.host
     pods = [prefix for prefix in host.pod_prefixes if family_of(prefix) is route.id.family]
     if allowed is not None and (not allowed or (asker is Asker.POD and pods and not _overlap(pods, allowed))):
         return Outcome(asker, Verdict.DROPPED, f"the source ranges let in {', '.join(allowed) or 'nobody'} only")
@@ -114,6 +117,8 @@ def _outcome(
     if not pool.backends:
         verdict, why = _without_endpoints(pool, policy)
         return Outcome(asker, verdict, why + rest)
+    if known.relays and source is Source.KEPT:
+        source, why = Source.MASQUERADED, f"{why}; but in this mode the node relays, and endpoints see its address"
     if asker is Asker.POD and source is Source.KEPT and any(backend.is_local for backend in pool.backends):
         why += "; a pod that reaches itself is masqueraded"
     endpoints = tuple(Endpoint(one.ip, one.port, one.is_local) for one in pool.backends)

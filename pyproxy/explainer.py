@@ -14,8 +14,10 @@ from pyproxy.table import Table
 class Explainer(Observer):
     """Told by the controller's thread, asked by others; it keeps references to what is there anyway."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, *, relays: bool = False) -> None:
+        """``relays``: Mode.ends_connections."""
         self._mode = mode
+        self._relays = relays
         self._table: Table | None = None
         self._services: dict[Key, Service] = {}
         self.problems: Callable[[], Mapping[Key, tuple[Problem, ...]]] = dict
@@ -40,4 +42,7 @@ class Explainer(Observer):
         if table is None:
             return None
         services = list(self._services.values())  # in one step, while the controller's thread may change them
-        return explain(to, Known(self._mode, table, services, self.problems(), self.refused(), is_own(to.address)))
+        problems, refused = self.problems(), self.refused()
+        return explain(
+            to, Known(self._mode, table, services, problems, refused, is_own(to.address), relays=self._relays)
+        )

@@ -10,7 +10,6 @@ from modes.userspace import packet_filter
 from modes.userspace.choice import Chooser
 from modes.userspace.flows import Client, Flows
 from modes.userspace.origin import Origins
-from modes.userspace.packet_filter import Network
 from modes.userspace.poller import READ, Poller
 from modes.userspace.protocol import Endpoint, Entry
 from modes.userspace.relay import Relay
@@ -45,7 +44,7 @@ class Crew:
 
 class Listener:
     def __init__(self, crew: Crew, one: socket.socket, entry: Entry) -> None:
-        """``one`` is bound; it listens only once its filter is in place."""
+        """``one`` is bound and has its filter, but does not listen yet, unless another relay had it."""
         self._crew = crew
         self.socket = one
         self._is_tcp = entry.place[0] == "tcp"
@@ -56,7 +55,6 @@ class Listener:
     def change(self, entry: Entry) -> None:
         self.entry = entry
         self._sources = None if entry.sources is None else [ip_network(source) for source in entry.sources]
-        self._guard()
         if self._begins:
             self._begins = False
             if self._is_tcp:
@@ -71,24 +69,6 @@ class Listener:
         if not keep:
             self._crew.flows.keep_only(self.entry.place, lambda _: ())
             self.socket.close()
-
-    def _guard(self) -> None:
-        """Drop in the kernel whom nobody here would answer."""
-        allowed = self._sources
-        if self.entry.drops_outside:
-            own = [ip_network(self.entry.place[1])]  # this node's, when it asks itself at a claimed address
-            inside = [*self._crew.origins.inside, *own]
-            allowed = inside if allowed is None else [one for one in allowed if any(_overlap(one, x) for x in inside)]
-        if allowed is None or (self.entry.drops_outside and self._crew.origins.by_device):
-            packet_filter.detach(self.socket)
-            return
-        version = ip_address(self.entry.place[1]).version
-        try:
-            code = packet_filter.program(one for one in allowed if one.version == version)
-        except packet_filter.TooLong:
-            packet_filter.detach(self.socket)  # they are turned away when they come
-            return
-        packet_filter.attach(self.socket, code)
 
     def _pool(self, client: str) -> Collection[Endpoint]:
         if self._sources is not None and not any(ip_address(client) in source for source in self._sources):
@@ -140,7 +120,3 @@ class Listener:
 def reset(one: socket.socket) -> None:
     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     one.close()
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and one.overlaps(other)

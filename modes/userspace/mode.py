@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
+from modes.userspace.guard import guard, is_guarded
 from modes.userspace.protocol import Entry, Lost, Place, Site
 from modes.userspace.relay_process import Relay, processes
 from modes.userspace.route import entries_of
@@ -38,10 +39,12 @@ class UserspaceMode:
         self._answering: tuple[IP, ...] = ()  # those of them where node ports answer
         self._claimed: set[IP] = set()
         self._leaving: set[IP] = set()  # claimed, and kept for connections that are open alone
+        self._addresses: dict[RouteId, AbstractSet[IP]] = {}
+        """That are claimed for a route."""
         self._entries: dict[RouteId, list[Entry]] = {}
         self._owners: dict[Place, RouteId] = {}
         self._users: Counter[IP] = Counter()
-        """How many places there are at an address that is claimed for them."""
+        """How many routes an address is claimed for."""
         self._taken: dict[Place, str] = {}
         """Places that could not be had, and why."""
         self._in_order = False
@@ -89,56 +92,78 @@ class UserspaceMode:
             self._claimed = self._routes.listed()
         self._relay.muster()
         self._entries, self._owners, self._users, self._taken = {}, {}, Counter(), {}
+        self._addresses = {}
         self._plan(table, table.routes.keys())
         self._leaving = self._claimed - self._users.keys()
         wanted = {entry.place: entry for entries in self._entries.values() for entry in entries}
-        put = [entry for place, entry in wanted.items() if self._relay.entries.get(place) != entry]
-        self._write(put, self._relay.entries.keys() - wanted.keys())
-        self._claim(self._users.keys())
+        served = self._relay.entries
+        put = [entry for place, entry in wanted.items() if served.get(place) != entry]
+        # Who is inside may be others now.
+        self._guard([entry for place, entry in wanted.items() if served.get(place) == entry])
+        self._write(put, self._relay.entries.keys() - wanted.keys(), self._users.keys())
 
-    def _plan(self, table: Table, changed: AbstractSet[RouteId]) -> tuple[list[Entry], set[Place]]:
-        """What is to be put and dropped."""
+    def _plan(
+        self, table: Table, changed: AbstractSet[RouteId]
+    ) -> tuple[list[Entry], AbstractSet[Place], AbstractSet[IP]]:
+        """What is to be put, to be dropped, and to be claimed."""
         before = {entry.place: entry for route_id in changed for entry in self._entries.pop(route_id, ())}
-        self._count(before, -1)
+        gone = [ip for route_id in changed for ip in self._addresses.pop(route_id, ())]
         after: dict[Place, Entry] = {}
         for route_id in changed & table.routes.keys():
+            fronts = {frontend.address for frontend in table.routes[route_id].frontends}
+            self._addresses[route_id] = fronts - self._own
             self._entries[route_id] = list(entries_of(table.routes[route_id], self._answering))
             after.update((entry.place, entry) for entry in self._entries[route_id])
             self._owners.update((entry.place, route_id) for entry in self._entries[route_id])
-        self._count(after, 1)
+        come = [ip for route_id in changed for ip in self._addresses.get(route_id, ())]
+        self._count(come, gone)
         drop = before.keys() - after.keys()
         for place in drop:
             del self._owners[place]
             self._taken.pop(place, None)
-        return [entry for place, entry in after.items() if before.get(place) != entry], drop
+        return [entry for place, entry in after.items() if before.get(place) != entry], drop, set(come)
 
-    def _count(self, places: Iterable[Place], by: int) -> None:
-        for _, address, _ in places:
-            if address not in self._own:
-                self._users[IP(address)] += by
-                if not self._users[IP(address)]:
-                    del self._users[IP(address)]
+    def _count(self, come: Iterable[IP], gone: Iterable[IP]) -> None:
+        """Which addresses routes have now, and which they had until now."""
+        self._users.update(come)
+        for ip in gone:
+            self._users[ip] -= 1
+            if not self._users[ip]:
+                del self._users[ip]
+                self._leaving.add(ip)
+        self._leaving -= self._users.keys()
 
-    def _write(self, put: list[Entry], drop: AbstractSet[Place]) -> None:
-        """First what comes: addresses are claimed once somebody listens there."""
+    def _write(self, put: list[Entry], drop: AbstractSet[Place], come: AbstractSet[IP]) -> None:
+        new = come - self._claimed
+        with as_mode_error("addresses can't be claimed"):
+            self._routes.add(new)
+        self._claimed |= new
+        self._guard([entry for entry in put if entry.place in self._relay.entries])
         fresh = self._bind(entry.place for entry in put if entry.place not in self._relay.entries)
         put = [entry for entry in put if entry.place not in self._taken]
         site = Site(tuple(self._host.pod_prefixes), self._host.pod_interfaces)
         try:
+            for entry in put:
+                if entry.place in fresh and is_guarded(entry):
+                    self._set_filter(fresh[entry.place], entry)
             busy = self._relay.change(put, list(drop), fresh, site).busy
         finally:
             for one in fresh.values():
                 one.close()
-        self._claim({IP(entry.place[1]) for entry in put} & self._users.keys())
-        gone = {IP(address) for _, address, _ in drop} & self._claimed - self._users.keys()
-        self._leaving = (self._leaving | gone) - self._users.keys()
         self._let_go(busy)
 
-    def _claim(self, addresses: AbstractSet[IP]) -> None:
-        new = addresses - self._claimed
-        with as_mode_error("addresses can't be claimed"):
-            self._routes.add(new)
-        self._claimed |= new
+    def _guard(self, entries: list[Entry]) -> None:
+        """Sockets that are in use get the filters that these entries want."""
+        known = self._relay.entries
+        touched = {entry.place: entry for entry in entries if is_guarded(entry) or is_guarded(known[entry.place])}
+        if touched:
+            for place, one in self._relay.lend(list(touched)).items():
+                with one:
+                    self._set_filter(one, touched[place])
+
+    def _set_filter(self, one: socket.socket, entry: Entry) -> None:
+        with as_mode_error("a socket does not take a filter"):
+            guard(one, entry, self._host, self._own)
 
     def _bind(self, places: Iterable[Place]) -> dict[Place, socket.socket]:
         """A socket for each; what somebody else holds is noted in `_taken`. It listens once the relay has it."""
@@ -191,7 +216,7 @@ class UserspaceMode:
         places = set(self._taken)
         entries = [entry for route_id in {self._owners[place] for place in places} for entry in self._entries[route_id]]
         if again := [entry for entry in entries if entry.place in places]:
-            self._write(again, frozenset())
+            self._write(again, frozenset(), frozenset())
 
     def cleanup(self) -> list[str]:
         """Relays end at once, and with them what is open."""
@@ -236,6 +261,8 @@ class UserspaceMode:
             if entry.inside == entry.outside:
                 pools = {"": entry.inside}
             lines += [f"relay {who}to {ip} {number}" for who, pool in pools.items() for ip, number in pool]
+        elif lines:
+            lines.append(f"nobody listens on {transport.value} {address} {port}")
         return lines
 
 

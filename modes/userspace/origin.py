@@ -4,11 +4,10 @@ import socket
 import struct
 from ipaddress import ip_address, ip_network
 
-from modes.userspace.packet_filter import Network
 from modes.userspace.protocol import Site
 from pyproxy.address import IP
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attribute, attributes
-from pyproxy.kernel.own_address import is_own, of_devices
+from pyproxy.kernel.own_address import is_own
 
 _GET_ROUTE, _DESTINATION, _DEVICE = 26, 1, 4  # RTM_GETROUTE, RTA_DST, RTA_OIF
 _ROUTE = struct.Struct("=8BI")  # rtmsg
@@ -24,16 +23,6 @@ class Origins:
         self._prefixes = [ip_network(prefix) for prefix in site.pod_prefixes]
         self._inside: dict[str, bool] = {}
         self._forget_at = 0.0
-
-    @property
-    def by_device(self) -> bool:
-        """Whether pods can't be told by their addresses alone."""
-        return bool(self._site.pod_interfaces)
-
-    @property
-    def inside(self) -> list[Network]:
-        """Where pods of this node, and the node itself, come from."""
-        return [*self._prefixes, *(ip_network(address) for address in of_devices())]
 
     def forget(self, now: float) -> None:
         """What was learnt, if it is old or too much."""

@@ -69,6 +69,12 @@ class Change(msgspec.Struct, tag=True):
     site: Site
 
 
+class Lend(msgspec.Struct, tag=True):
+    """Answered by Sockets: those of these places that are served."""
+
+    places: list[Place]
+
+
 class HandOver(msgspec.Struct, tag=True):
     """Another relay takes over: answered by Sockets, whose descriptors follow; what is open is relayed to its end."""
 
@@ -92,7 +98,7 @@ class State(msgspec.Struct, tag=True):
     flows: int
 
 
-Message = Hello | Welcome | Change | HandOver | Sockets | Ask | Drain | State
+Message = Hello | Welcome | Change | Lend | HandOver | Sockets | Ask | Drain | State
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 

@@ -17,6 +17,7 @@ from modes.userspace.protocol import (
     Entry,
     HandOver,
     Hello,
+    Lend,
     Lost,
     Message,
     Place,
@@ -97,9 +98,16 @@ class Relay:
     def state(self) -> State:
         return self._ask(Ask(), State)
 
+    def lend(self, places: list[Place]) -> dict[Place, socket.socket]:
+        """The sockets of those of them that are served."""
+        return self._sockets(Lend(places))
+
     def hand_over(self) -> dict[Place, socket.socket]:
-        """Its sockets; it ends with its last connection."""
-        places = self._ask(HandOver(), Sockets).places
+        """All of its sockets; it ends with its last connection."""
+        return self._sockets(HandOver())
+
+    def _sockets(self, question: Message) -> dict[Place, socket.socket]:
+        places = self._ask(question, Sockets).places
         return dict(zip(places, protocol.receive_sockets(self._open(), len(places)), strict=True))
 
     def drain(self) -> State:

@@ -19,6 +19,7 @@ from modes.userspace.protocol import (
     Drain,
     HandOver,
     Hello,
+    Lend,
     Lost,
     Message,
     Place,
@@ -73,6 +74,10 @@ class Worker:
                 fresh = dict(zip(message.sockets, protocol.receive_sockets(channel, len(message.sockets)), strict=True))
                 self._change(message, fresh)
                 protocol.send(channel, self._state())
+            case Lend():
+                places = [place for place in message.places if place in self._listeners]
+                descriptors = [self._listeners[place].socket.fileno() for place in places]
+                protocol.send(channel, Sockets(places), descriptors)
             case HandOver():
                 places = list(self._listeners)
                 descriptors = [self._listeners[place].socket.fileno() for place in places]

@@ -189,11 +189,13 @@ class Cluster:
         return {self.ask(*request).pod for _ in range(times)}
 
     def outcome(self, who: str, address: str, port: int, protocol: str = "TCP") -> str:
-        """The pod that answered, ``refused`` or ``dropped``."""
+        """The pod that answered, ``refused`` or ``dropped``, or ``reset`` by a relay that found no endpoint."""
         try:
             return ask(self.host(who), address, port, protocol, timeout=DROPPED_AFTER_S).pod
         except ConnectionRefusedError:
             return "refused"
+        except ConnectionResetError:
+            return "reset"
         except TimeoutError:
             return "dropped"
 
