@@ -92,8 +92,9 @@ def _unpacked(scratch: Path, packages: Sequence[str]) -> Path:
             tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive,
         ):
             for member in archive:
-                if _KEPT.fullmatch(member.name) and member.isfile():
-                    archive.extract(member, root, filter="data")
+                if _KEPT.fullmatch(member.name) and (content := archive.extractfile(member)) is not None:
+                    (root / member.name).parent.mkdir(parents=True, exist_ok=True)
+                    (root / member.name).write_bytes(content.read())
     release = next((root / "lib" / "modules").iterdir()).name
     _output(["/usr/sbin/depmod", "-b", str(root), release])
     return root

@@ -14,7 +14,7 @@ from tests.kernels.guest import HERE, NoKernel
 from tests.kernels.initramfs import Initramfs
 
 PROGRAM = "qemu-system-x86_64"
-_FIRST_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "virtio_console", "overlay")
+_FIRST_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "virtio_console")
 _MOST_PROCESSORS = 4
 
 
@@ -39,7 +39,8 @@ class Qemu:
             *("-device", "virtio-9p-pci,fsdev=machine,mount_tag=machine"),
             *("-fsdev", f"local,id=common,path={folder},security_model=none"),
             *("-device", "virtio-9p-pci,fsdev=common,mount_tag=common"),
-            *("-chardev", "stdio,id=output,signal=off"),
+            # Not qemu's `stdio`: its standard input ends at once, and then the guest would take it for hung up.
+            *("-chardev", "file,id=output,path=/dev/stdout"),
             *("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=output,name=output"),
         ]
 
