@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,18 @@ class Namespace:
                 if pipe:
                     pipe.close()
         if self.path.exists():
+            self._end_strangers()
             netns.remove(self.name)
+
+    def _end_strangers(self) -> None:
+        """Processes that outlive who started them live on here: they would keep the namespace."""
+        inside = self.path.stat().st_ino
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if (folder / "ns/net").stat().st_ino == inside:
+                    os.kill(int(folder.name), signal.SIGKILL)
+            except OSError:
+                continue  # it has just ended
 
     def _inside(self, command: Sequence[str | Path]) -> list[str]:
         return ["/usr/bin/nsenter", f"--net={self.path}", "--", *map(str, command)]

@@ -72,6 +72,7 @@ class Controller:
         self._next_sync = 0.0
         self._next_verify = float("inf")
         self._reported: Mapping[Key, tuple[Problem, ...]] = {}
+        self._fell_short: frozenset[tuple[RouteId, str]] = frozenset()
         self._orphaned: frozenset[Key] = frozenset()  # at the last verification, and those of them that were told
         self._told: frozenset[Key] = frozenset()
 
@@ -183,6 +184,7 @@ class Controller:
         self._failures = 0
         self._next_sync = started + self._pace.min_sync_period
         before, self._written = self._written, table
+        self._report_shortfalls()
         self._announce(Sync(before, table, changed, now - started))
 
     def _announce(self, sync: Sync) -> None:
@@ -207,6 +209,7 @@ class Controller:
         if drift:
             log.warning("the kernel differs from the table; repairing", extra={"drift": len(drift)})
             self._repair()
+        self._report_shortfalls()
         for observer in self._observers:
             observer.verified()
 
@@ -221,6 +224,14 @@ class Controller:
         for key in sorted(lasting - self._told)[:_MOST_LOGGED]:
             log.warning("there are endpoint slices, but no such service", extra={"service": key})
         self._orphaned, self._told = frozenset(self._planner.orphaned), frozenset(lasting)
+
+    def _report_shortfalls(self) -> None:
+        """Say what is new, once for as long as it lasts."""
+        now = frozenset(self._mode.shortfalls().items())
+        for route_id, reason in sorted(now - self._fell_short)[:_MOST_LOGGED]:
+            key = Key(route_id.namespace, route_id.name)
+            self._report(Problem("Service", key, f"spec.ports[{route_id.port_name}]", reason, "Conflict"))
+        self._fell_short = now
 
     def _report_problems(self) -> None:
         """Say what is new, once."""

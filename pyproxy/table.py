@@ -206,6 +206,9 @@ class Mode(Protocol):
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
         """Make the kernel equal to ``table``; None means everything. All of it or, with ModeError, nothing."""
 
+    def shortfalls(self) -> Mapping[RouteId, str]:
+        """Of which routes the kernel serves less than all, as of the last sync or verification, and why."""
+
     def verify(self) -> list[Drift]:
         """What in the kernel differs from what was written. Raises ModeError if it can't be read."""
 

@@ -124,6 +124,9 @@ class IptablesMode:
         """All of our chains by table, in the order in which tables are written: marks must find their verdict."""
         return {"filter": ruleset.filter_chains(DIALECTS[family]), "nat": nat}
 
+    def shortfalls(self) -> dict[RouteId, str]:
+        return {}
+
     def verify(self) -> list[Drift]:
         return [drift for family in self._tables for drift in self._compare(family)]
 

@@ -8,7 +8,6 @@ reads the kernel and writes what differs.
 import logging
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from ipaddress import ip_address
 
 from modes.ipvs import ruleset, tuning
 from modes.ipvs.entries import entries
@@ -45,6 +44,7 @@ _OWNER = 113
 """Of local routes; see pyproxy.kernel.local_route."""
 _TRIAL_MARK = 0x30D60000
 _CLAIMED = {set_name("CLAIMED", family) for family in Family}
+_BARRING = {set_name(kind, family) for kind in ("REFUSED", "DROPPED") for family in Family}
 _KUBE_PROXY_DEVICE = "kube-ipvs0"
 """It holds the addresses of Services where kube-proxy was in its mode ipvs: they are not the node's own."""
 
@@ -165,22 +165,29 @@ class IpvsMode:
                 iptables.load(d, self.flavour, "".join(scripts))
 
     def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot]) -> None:
-        """What only goes goes first, so that nobody who sees something new sees what it replaced. What moves from one
-        set to another comes first, and so do endpoints."""
+        """In an order in which whoever sees something new does not see any more what it replaced.
+
+        What only goes, or kept somebody out, goes first, but endpoints that come are there before. What else moves from
+        one set to another comes first. An address is claimed when all is ready for it, before others get new ports.
+        """
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
-        claims, leaving = _claims(come), _claims(gone)
-        moving = {slot.key for slot in come}
+        claims, leaving, moving = _claims(come), _claims(gone), {slot.key for slot in come}
+        later = [slot for slot in gone if slot.key in moving and slot.set not in _BARRING]
         self._servers.extend(self.ipvs, {key: wanted[key] for key in keys if key in wanted})
         # Nobody new comes to an address that is about to go.
         ipset.change(self._sets, [], {_draining(ip): 0 for ip in leaving})
-        ipset.change(self._sets, [slot for slot in gone if slot.key not in moving], {})
-        self._servers.retire(self.ipvs, keys, wanted)
-        ipset.change(self._sets, [slot for slot in gone if slot.key in moving], come)
+        ipset.change(self._sets, [slot for slot in gone if slot not in later], {})
+        self._servers.quieten(self.ipvs, keys, wanted)
+        new = claims - self._claimed
+        ipset.change(self._sets, [], {slot: mark for slot, mark in come.items() if _address(slot) in new})
         with as_mode_error("addresses can't be claimed"):
-            self._routes.add(claims - self._claimed)
-        self._claimed |= claims
+            self._routes.add(new)
+        self._claimed |= new
+        rest = {slot: mark for slot, mark in come.items() if _address(slot) not in new}
+        ipset.change(self._sets, later, rest)
         ipset.change(self._sets, map(_draining, self._leaving & claims), {})
         self._leaving = (self._leaving | leaving) - claims
+        self._servers.remove(self.ipvs, keys, wanted)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -191,6 +198,9 @@ class IpvsMode:
         ipset.change(self._sets, map(_draining, free), {})
         self._claimed -= free
         self._leaving -= free
+
+    def shortfalls(self) -> dict[RouteId, str]:
+        return {}
 
     def verify(self) -> list[Drift]:
         """All of it is read; and what has drained is removed."""
@@ -256,7 +266,8 @@ class IpvsMode:
         if ipvs is not None:
             found = ipvs.services()
             servers.adopt(found, ())
-            servers.retire(ipvs, list(servers.held), {})
+            servers.quieten(ipvs, list(servers.held), {})
+            servers.remove(ipvs, list(servers.held), {})
             servers.reap(ipvs, found, {})
             if gone := len([key for key in found if found[key].service.is_ours and key not in servers.held]):
                 yield f"{gone} virtual servers of IPVS"
@@ -285,19 +296,18 @@ class IpvsMode:
 def _site(host: Host) -> Site:
     with as_mode_error("the addresses of this node can't be read"):
         own = own_address.of_devices(without=_KUBE_PROXY_DEVICE)
-    answering = (
-        ip
-        for ip in own
-        # Never on loopback (CVE-2020-8558), even if --nodeport-addresses names it.
-        if not (ip_address(ip).is_loopback or ip_address(ip).is_link_local)
-        and any(family_of(prefix) is family_of(ip) and contains(prefix, ip) for prefix in host.node_port_prefixes)
-    )
-    return Site(host.ipvs.scheduler, own, tuple(sorted(answering)))
+    answering = own_address.node_port_addresses(host.node_port_prefixes, own)
+    return Site(host.ipvs.scheduler, own, answering)
 
 
 def _claims(slots: Iterable[Slot]) -> set[IP]:
     """The addresses that some of them claim."""
     return {IP(slot.key) for slot in slots if slot.set in _CLAIMED}
+
+
+def _address(slot: Slot) -> str:
+    """The first part of its key."""
+    return slot.key.partition(",")[0]
 
 
 def _draining(address: IP) -> Slot:

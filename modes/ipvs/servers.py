@@ -16,6 +16,8 @@ from pyproxy.kernel.ipvs import Ipvs, Key, Real, Service, VirtualServer, spell
 from pyproxy.table import IP
 
 LONGEST_DRAIN_S = 15 * 60.0
+_ON_ITS_WAY_S = 0.05
+"""So long may an answer be on its way when its endpoint goes: once the flow is forgotten, it would not get through."""
 
 
 @dataclass(slots=True)
@@ -68,48 +70,56 @@ class Servers:
         ipvs.put_reals(come, anew=True)
         ipvs.put_reals(back, anew=False)
 
-    def retire(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
-        """What of those ``keys`` is not wanted any more."""
-        quiet, gone, empty = [], [], []
-        now = time.monotonic()
+    def quieten(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
+        """No new connections to what of those ``keys`` is not wanted any more."""
+        quiet, now = [], time.monotonic()
         for key in keys:
             held = self.held.get(key)
             if held is None:
                 continue
             stay = set(wanted[key].reals) if key in wanted else set()
             for real in held.weights.keys() - stay:
-                if not held.drains:
-                    gone.append((key, real))
-                    del held.weights[real]
-                else:
-                    self._draining.setdefault((key, real), now)
-                    if held.weights[real]:
-                        quiet.append((key, real, 0))
-                        held.weights[real] = 0
-            if not held.weights and key not in wanted:
-                empty.append(key)
-                del self.held[key]
+                self._draining.setdefault((key, real), now)
+                if held.weights[real]:
+                    quiet.append((key, real, 0))
+                    held.weights[real] = 0
         ipvs.put_reals(quiet, anew=False)
-        ipvs.remove_reals(gone)
-        ipvs.remove(empty)
+
+    def remove(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
+        """What was quietened and lets nothing finish, after what is on its way has had its answer."""
+        gone, empty = [], []
+        for key in keys:
+            held = self.held.get(key)
+            if held is None:
+                continue
+            if not held.drains:
+                gone += [(key, real) for real, weight in held.weights.items() if not weight]
+            if key not in wanted and (not held.drains or not held.weights):
+                empty.append(key)
+        if gone:
+            time.sleep(_ON_ITS_WAY_S)
+        self._forget(ipvs, gone, empty)
 
     def reap(self, ipvs: Ipvs, found: Mapping[Key, VirtualServer], wanted: Mapping[Key, Server]) -> None:
         """Remove what has drained, by the connections that the kernel tells in ``found``."""
         too_long = time.monotonic() - LONGEST_DRAIN_S
-        gone, empty = [], []
-        for (key, real), since in list(self._draining.items()):
-            held, server = self.held.get(key), found.get(key)
-            if held is None or server is None or real not in server.reals:
-                del self._draining[key, real]
-            elif not server.reals[real].connections or since < too_long:
-                gone.append((key, real))
-                held.weights.pop(real, None)
-                del self._draining[key, real]
-                if not held.weights and key not in wanted:
-                    empty.append(key)
-                    del self.held[key]
-        ipvs.remove_reals(gone)
-        ipvs.remove(empty)
+        gone = [
+            (key, real)
+            for (key, real), since in self._draining.items()
+            if (load := found[key].reals.get(real)) is None or not load.connections or since < too_long
+        ]
+        drained = {key for key, _ in gone if key not in wanted}
+        empty = [key for key in drained if all((key, real) in gone for real in self.held[key].weights)]
+        self._forget(ipvs, gone, empty)
+
+    def _forget(self, ipvs: Ipvs, reals: list[tuple[Key, Real]], keys: list[Key]) -> None:
+        ipvs.remove_reals(reals)
+        ipvs.remove(keys)
+        for key, real in reals:
+            self._draining.pop((key, real), None)
+            self.held[key].weights.pop(real, None)
+        for key in keys:
+            del self.held[key]
 
     def busy(self, addresses: AbstractSet[IP], wanted: Mapping[Key, Server]) -> set[IP]:
         """Those that connections still need. Nobody knows the addresses of one that is found by a mark."""

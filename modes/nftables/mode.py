@@ -104,6 +104,9 @@ class NftablesMode:
             for family in rewritten:
                 del self._fingerprints[family]
 
+    def shortfalls(self) -> dict[RouteId, str]:
+        return {}
+
     def verify(self) -> list[Drift]:
         """A full reading, but only after somebody else touched the tables."""
         self._touched = self._touched or (self._watch is not None and self._watch.heard() > Heard.NOTHING)

@@ -5,8 +5,10 @@ The message layouts are those of linux/rtnetlink.h and linux/if_addr.h.
 
 import socket
 import struct
+from collections.abc import Iterable
+from ipaddress import ip_address
 
-from pyproxy.address import IP
+from pyproxy.address import IP, Prefix, contains, family_of
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attribute, attributes
 
 _GET_ADDRESS, _GET_ROUTE = 22, 26  # RTM_*
@@ -49,3 +51,16 @@ def of_devices(without: str = "") -> frozenset[IP]:
             if answer[0] in (socket.AF_INET, socket.AF_INET6) and packed:
                 found.add(IP(socket.inet_ntop(answer[0], packed)))
     return frozenset(found)
+
+
+def node_port_addresses(prefixes: Iterable[Prefix], own: Iterable[IP]) -> tuple[IP, ...]:
+    """Those of ``own`` where node ports answer: never on loopback (CVE-2020-8558), even if a prefix names it."""
+    outward = (ip for ip in own if not (ip_address(ip).is_loopback or ip_address(ip).is_link_local))
+    prefixes = list(prefixes)
+    return tuple(
+        sorted(
+            ip
+            for ip in outward
+            if any(family_of(prefix) is family_of(ip) and contains(prefix, ip) for prefix in prefixes)
+        )
+    )

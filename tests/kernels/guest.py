@@ -23,6 +23,12 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 _MODULES = ("ip_vs", "dummy", "veth", "bridge", "sctp")
 """Those that are looked for in /proc before they are used; the kernel loads all others by itself."""
+_ENVIRONMENT = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PATH": f"{CHECKOUT}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYPROXY_PATIENCE": "60",  # with what tests wait for: to start the proxy may take ten seconds there
+}
 _LAST_LINES = 60  # what a kernel dies of stands above its long trace
 
 
@@ -79,7 +85,7 @@ class Guest:
         settings = self._machine.settings(folder)
         (folder / "settings").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         (folder / "command.sh").write_text(f"cd {shlex.quote(str(CHECKOUT))}\nexec {shlex.join(command)}\n")
-        (folder / "path").write_text(f"{CHECKOUT}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        (folder / "environment").write_text("".join(f"{name}={value}\n" for name, value in _ENVIRONMENT.items()))
         (folder / "preload").write_text(" ".join(_MODULES))
         (folder / "wanted").write_text("".join(f"{path}\n" for path in bring))
         (folder / "brought").mkdir()

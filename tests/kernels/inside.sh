@@ -14,7 +14,8 @@ modprobe -a $(cat /run/guest/preload) 2>/run/modprobe.log
 mkfifo /run/output
 cat </run/output >"$terminal" &
 carrier=$!
-env -i HOME=/root LANG=C.UTF-8 PATH="$(cat /run/guest/path)" bash /run/guest/command.sh </dev/null >/run/output 2>&1
+mapfile -t environment </run/guest/environment
+env -i "${environment[@]}" bash /run/guest/command.sh </dev/null >/run/output 2>&1
 status=$?
 
 # What the command left running would keep the pipe open.

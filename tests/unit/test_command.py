@@ -38,6 +38,9 @@ class PaperMode:
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
         raise AssertionError
 
+    def shortfalls(self) -> dict[RouteId, str]:
+        return {}
+
     def verify(self) -> list[Drift]:
         raise AssertionError
 

@@ -1,0 +1,126 @@
+"""UDP through this node: a socket to an endpoint for each client of a frontend, until it is idle for too long.
+
+The time-outs are conntrack's (nf_conntrack_udp_timeout and …_stream), so that a client is served for as long as it
+would be in the modes that translate.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from modes.userspace.poller import READ, Poller
+from modes.userspace.protocol import Endpoint, Place
+
+MOST_FLOWS = 16384
+"""In all; one more ends the one that was idle for longest."""
+_ONE_WAY_S, _BOTH_WAYS_S = 30.0, 120.0
+_LARGEST = 65536
+_AT_ONCE = 64  # datagrams, before others have their turn
+
+Client = tuple[Any, ...]
+"""As recvfrom has it."""
+
+
+class Flow:
+    __slots__ = ("answered", "client", "endpoint", "last", "place", "server")
+
+    def __init__(self, place: Place, client: Client, endpoint: Endpoint, server: socket.socket) -> None:
+        self.place = place
+        self.client = client
+        self.endpoint = endpoint
+        self.server = server
+        self.answered = False
+        self.last = time.monotonic()
+
+
+class Flows:
+    """Of all frontends, in the order in which they were last used by their clients."""
+
+    def __init__(self, poller: Poller, refuse: Callable[[Place, Client], None]) -> None:
+        """``refuse`` tells a client that its endpoint does not listen."""
+        self._poller = poller
+        self._refuse = refuse
+        self._flows: dict[tuple[Place, Client], Flow] = {}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def carry(
+        self, place: Place, front: socket.socket, client: Client, data: bytes, choose: Callable[[], Endpoint | None]
+    ) -> None:
+        """What a client sent, to its endpoint."""
+        flow = self._flows.pop((place, client), None)
+        if flow is None:
+            endpoint = choose()
+            if endpoint is None:
+                return
+            flow = self._open(place, front, client, endpoint)
+            if flow is None:
+                return
+        flow.last = time.monotonic()
+        self._flows[place, client] = flow
+        try:
+            flow.server.send(data)
+        except ConnectionRefusedError:  # told by an earlier datagram
+            self._refused(flow)
+        except OSError:
+            pass  # no room or no route: a datagram may be lost
+
+    def _open(self, place: Place, front: socket.socket, client: Client, endpoint: Endpoint) -> Flow | None:
+        if len(self._flows) >= MOST_FLOWS:
+            self._end(next(iter(self._flows.values())))
+        try:
+            server = socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_DGRAM)
+        except OSError:  # no descriptor left: at the cost of the oldest
+            if self._flows:
+                self._end(next(iter(self._flows.values())))
+            return None
+        server.setblocking(False)
+        flow = Flow(place, client, endpoint, server)
+        try:
+            server.connect(endpoint)
+        except OSError:
+            server.close()
+            return None
+        self._poller.watch(server.fileno(), READ, lambda _: self._answers(flow, front))
+        return flow
+
+    def _answers(self, flow: Flow, front: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                data = flow.server.recv(_LARGEST)
+            except BlockingIOError:
+                return
+            except ConnectionRefusedError:
+                self._refused(flow)
+                return
+            except OSError:
+                self._end(flow)
+                return
+            flow.answered = True
+            flow.last = time.monotonic()
+            try:
+                front.sendto(data, flow.client)
+            except OSError:
+                pass  # as above
+
+    def _refused(self, flow: Flow) -> None:
+        self._end(flow)
+        self._refuse(flow.place, flow.client)
+
+    def tick(self, now: float) -> None:
+        idle = [f for f in self._flows.values() if now - f.last > (_BOTH_WAYS_S if f.answered else _ONE_WAY_S)]
+        for flow in idle:
+            self._end(flow)
+
+    def keep_only(self, place: Place, allowed: Callable[[Client], Collection[Endpoint]]) -> None:
+        """End those of a frontend that lead elsewhere: their clients' next datagrams choose anew."""
+        stale = [f for f in self._flows.values() if f.place == place and f.endpoint not in allowed(f.client)]
+        for flow in stale:
+            self._end(flow)
+
+    def _end(self, flow: Flow) -> None:
+        self._flows.pop((flow.place, flow.client), None)
+        self._poller.forget(flow.server.fileno())
+        flow.server.close()
