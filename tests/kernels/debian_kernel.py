@@ -78,17 +78,12 @@ def fetch() -> DebianKernel:
 
 def _unpacked(scratch: Path, packages: Sequence[str]) -> Path:
     # APT would rather be somebody else here, who may not write into this folder.
-    subprocess.run(
-        ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *packages],
-        cwd=scratch,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    _output(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *packages], scratch)
     root = scratch / "root"
     for package in scratch.glob("*.deb"):
+        command = ["dpkg-deb", "--fsys-tarfile", str(package)]
         with (
-            subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as unpacking,
+            subprocess.Popen(command, stdout=subprocess.PIPE) as unpacking,
             tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive,
         ):
             for member in archive:
@@ -100,5 +95,5 @@ def _unpacked(scratch: Path, packages: Sequence[str]) -> Path:
     return root
 
 
-def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _output(command: Sequence[str], folder: Path | None = None) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout

@@ -92,9 +92,10 @@ class Guest:
 
     def _boot(self, folder: Path, timeout: float) -> int:
         with (folder / "console").open("ab") as console:
+            # Should we be killed, it goes, too.
+            command = ["setpriv", "--pdeathsig", "KILL", "--", *self._machine.command(folder, self._memory)]
             process = subprocess.Popen(
-                # Should we be killed, it goes, too.
-                ["setpriv", "--pdeathsig", "KILL", "--", *self._machine.command(folder, self._memory)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=console,

@@ -1,4 +1,4 @@
-"""Debian's stock kernel in an emulated machine, for what user-mode Linux lacks: nftables beside IPVS, BPF with a compiler.
+"""Debian's stock kernel in an emulated machine, for what user-mode Linux lacks: nftables, BPF compiled, two processors.
 
 Nothing of it needs the processor's help (KVM), so it runs everywhere, ten to twenty times slower than outside.
 """
