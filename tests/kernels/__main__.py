@@ -1,6 +1,7 @@
 """The command line: which kernel, for how long, and what to run in it; or all modes in all kernels."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ def main() -> int:
         return int(options.run(options))
     except (NoKernel, matrix.NoPlace) as error:
         print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read what we say has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130

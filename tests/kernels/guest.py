@@ -29,6 +29,9 @@ _ENVIRONMENT = {
     "PATH": f"{CHECKOUT}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYPROXY_PATIENCE": "60",  # with what tests wait for: to start the proxy may take ten seconds there
 }
+_BY_ITSELF = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "unshare", "--fork"]
+"""Starts a machine in a namespace of processes that ends when we do, whatever we die of, and takes all with it that
+the machine ever started. Its first process is the second unshare, since to a first one aborting means nothing."""
 _LAST_LINES = 60  # what a kernel dies of stands above its long trace
 
 
@@ -92,8 +95,7 @@ class Guest:
 
     def _boot(self, folder: Path, timeout: float) -> int:
         with (folder / "console").open("ab") as console:
-            # Should we be killed, it goes, too.
-            command = ["setpriv", "--pdeathsig", "KILL", "--", *self._machine.command(folder, self._memory)]
+            command = [*_BY_ITSELF, *self._machine.command(folder, self._memory)]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -135,14 +137,14 @@ def _follow(process: subprocess.Popen[bytes], timeout: float) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """With the processes of the guest, which with some machines are processes here as well."""
+    """With all that runs in its namespace."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it has ended by itself
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    with process:
+        assert process.stdout is not None
+        process.stdout.read()  # until the last of them has let go of it
 
 
 def _put(brought: Path, place: Path) -> None:
