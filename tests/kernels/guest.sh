@@ -1,15 +1,12 @@
 #!/bin/bash
-# The first process of a guest. Its root is the machine's own file system, so first of all it takes a layer of its own
-# over that: what is written there goes to memory. $PYPROXY_GUEST names the folder on the host, the only place that is
-# written through; uml hands unknown words of its command line to us as environment.
+# The first process of a guest. Its root is the machine's own file system, read-only; it lays memory over that, in which
+# all that is written stays. $PYPROXY_GUEST names the folder that guest and machine have in common.
 here=$PYPROXY_GUEST
-modules=/usr/lib/uml/modules/$(uname -r)
+. "$here/settings"
 
 mount -t tmpfs tmpfs /run
-mkdir -p /run/modules /run/upper /run/work /run/root
+mkdir -p /run/upper /run/work /run/root
 mount -t proc proc /proc
-mount --bind "$modules" /run/modules
-# modprobe looks in one place only, which belongs to the host's kernel.
 insmod "$(find "$modules" -name 'overlay.ko*')"
 mount -t overlay overlay -o lowerdir=/,upperdir=/run/upper,workdir=/run/work /run/root
 cd /run/root
@@ -22,6 +19,7 @@ mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 mkdir -p run/guest "lib/modules/$(uname -r)"
-mount --bind "$here" run/guest
+mount "${share[@]}" run/guest
+# modprobe looks in one place only, which belongs to the host's kernel.
 mount --bind "$modules" "lib/modules/$(uname -r)"
 exec chroot . /bin/bash /run/guest/inside.sh

@@ -1,17 +1,32 @@
 #!/bin/bash
 # Goes on where guest.sh ends, in the guest's own root: runs the command, and carries its output, its status and what was
 # asked for out. A shell that is the first process reaps whatever is orphaned.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+. /run/guest/settings
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
 hostname guest
 ip link set lo up
-# Whatever else is asked for, the kernel loads by itself; these must be there before somebody looks for them.
-modprobe -a $(cat /run/guest/modules) 2>/run/modprobe.log
-# A terminal's, so that what is written is seen at once; it must change nothing in it.
-stty -F /dev/tty1 raw -echo
-( . /run/guest/command.sh ) </dev/null 2>&1 | cat >/dev/tty1
-status=${PIPESTATUS[0]}
+modprobe -a $(cat /run/guest/preload) 2>/run/modprobe.log
+
+# A pipe, so that the command takes its output for no terminal; and the terminal must change nothing in it.
+[[ $terminal != *tty* ]] || stty -F "$terminal" raw -echo
+mkfifo /run/output
+cat </run/output >"$terminal" &
+carrier=$!
+mapfile -t environment </run/guest/environment
+env -i "${environment[@]}" bash /run/guest/command.sh </dev/null >/run/output 2>&1
+status=$?
+
+# What the command left running would keep the pipe open.
+for process in /proc/[0-9]*; do
+    [[ ${process#/proc/} == $$ || ${process#/proc/} == "$carrier" ]] || kill -KILL "${process#/proc/}"
+done 2>/dev/null
+wait "$carrier"
+number=0
 while IFS= read -r path; do
-    mkdir -p "/run/guest/bring$(dirname "$path")" && cp -a "$path" "/run/guest/bring$path"
+    [[ ! -e $path ]] || cp -a "$path" "/run/guest/brought/$((number))"
+    : $((number++))
 done </run/guest/wanted
 echo "$status" >/run/guest/status
 sync
