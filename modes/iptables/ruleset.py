@@ -72,6 +72,9 @@ def entry_chains(d: Dialect, host: Host, external: Tree, cluster: Tree, ports: d
     prefixes = d.own(host.node_port_prefixes) if node_ports else []
     return {
         "PYPROXY-SERVICES": (
+            # In the midst of a connection that ends here, such as one through the relay of another mode, which the
+            # kernel has not tracked until now.
+            "-p tcp -m addrtype --dst-type LOCAL -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN",
             *external.entry("-j"),
             *cluster.entry("-j PYPROXY-CLUSTER-IPS"),
             *(f"{'' if prefix.endswith('/0') else f'-d {prefix} '}{local}" for prefix in prefixes),

@@ -9,9 +9,10 @@ from modes.nftables.entries import entries
 from modes.nftables.family import DIALECTS
 from modes.nftables.family_table import FamilyTable
 from modes.nftables.ruleset import TABLE
-from pyproxy.kernel import nf_tables, nft, program
+from pyproxy.kernel import nf_tables, nft, program, translated
+from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.nf_tables import Heard
-from pyproxy.table import IP, Drift, Family, Host, Mode, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Family, Host, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
 _PLAIN_SETS = (*ruleset.SHARED_SETS, "allowed-sources", *ruleset.HOST_SETS)
 
@@ -140,9 +141,21 @@ class NftablesMode:
             nft.load("\n".join(f"delete table {ip} {TABLE}" for ip in mine))
         return [f"nftables table {ip} {TABLE}" for ip in mine]
 
-    def retire(self, successor: Mode) -> list[str]:  # noqa: ARG002
-        """Nothing must stay: conntrack goes on translating what is open."""
-        return self.cleanup()
+    def retire(self, successor: Mode) -> Iterator[str]:
+        """What is open is translated by conntrack, as long as somebody has chains of type nat. A mode that translates
+        has some of its own; for another, ours stay, empty, until the last of these connections is over."""
+        mine = {DIALECTS[family].ip: DIALECTS[family] for family in self._tables}
+        there = [mine[ip] for ip, name in sorted(nft.tables()) if name == TABLE and ip in mine]
+        if not successor.tracks_connections and there:
+            with as_mode_error("conntrack can't be read"):
+                left = translated.count()
+            if left:
+                if any("services" in nft.chains(d.ip, TABLE) for d in there):
+                    script = [line for d in there for line in (f"delete table {d.ip} {TABLE}", *ruleset.hooks(d))]
+                    nft.load("\n".join(script))
+                    yield from (f"all but the hooks of nftables table {d.ip} {TABLE}" for d in there)
+                raise InUse(f"{left} connections are translated yet")
+        yield from self.cleanup()
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """Elements and rules, each as `nft add` would take it."""

@@ -68,17 +68,24 @@ def _declarations(d: Dialect) -> list[str]:
         "pods": f"type {d.address_type}; flags interval;",
         "node-port-addresses": f"type {d.address_type}; flags interval;",
     }
-    hooks = {  # with their policy: that of a chain which is there stays as it is otherwise, even drop
+    return [
+        *hooks(d),
+        *(f"add map {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in maps.items()),
+        *(f"add set {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in sets.items()),
+        *(f"add chain {d.ip} {TABLE} {name}" for name in ("services", "refuse", "translated")),
+    ]
+
+
+def hooks(d: Dialect) -> list[str]:
+    """The table, and the chains through which the kernel comes to it."""
+    chains = {  # with their policy: that of a chain which is there stays as it is otherwise, even drop
         "prerouting": "type nat hook prerouting priority dstnat; policy accept;",
         "output": "type nat hook output priority -100; policy accept;",
         "postrouting": "type nat hook postrouting priority srcnat; policy accept;",
     }
     return [
         f"add table {d.ip} {TABLE}",
-        *(f"add map {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in maps.items()),
-        *(f"add set {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in sets.items()),
-        *(f"add chain {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in hooks.items()),
-        *(f"add chain {d.ip} {TABLE} {name}" for name in ("services", "refuse", "translated")),
+        *(f"add chain {d.ip} {TABLE} {name} {{ {spec} }}" for name, spec in chains.items()),
     ]
 
 
@@ -89,6 +96,9 @@ def rules(d: Dialect) -> dict[str, list[str]]:
         "output": ["jump services"],
         "postrouting": ["ct status dnat goto translated"],
         "services": [
+            # In the midst of a connection that ends here, such as one through the relay of another mode, which the
+            # kernel has not tracked until now.
+            "fib daddr type local tcp flags & (fin | syn | rst | ack) != syn return",
             f"{d.ip} daddr . meta l4proto . th dport vmap @services",
             # A port of a ClusterIP that no service port claims.
             f"{d.ip} daddr @cluster-ips goto refuse",

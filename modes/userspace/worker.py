@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import time
 
 from modes.userspace import protocol
 from modes.userspace.flows import Flows
@@ -31,6 +32,8 @@ from modes.userspace.protocol import (
 from modes.userspace.unreachable import Unreachable
 
 _NOBODY = 65534
+_LISTEN_ON_S = 1.0
+"""After another mode has taken over, for whose handshake is under way."""
 
 
 class Worker:
@@ -42,6 +45,7 @@ class Worker:
         self._crew = Crew(self._poller, Origins(self._site), flows)
         self._listeners: dict[Place, Listener] = {}
         self._ends_when_idle = False
+        self._deaf_at = float("inf")
         self._control = socket.socket(socket.AF_UNIX)
         self._control.bind(protocol.ADDRESS)
         self._control.listen()
@@ -90,9 +94,7 @@ class Worker:
                 protocol.send(channel, self._state())
             case Drain():
                 self._leave()
-                for listener in self._listeners.values():
-                    listener.stop()
-                self._listeners.clear()
+                self._deaf_at = time.monotonic() + _LISTEN_ON_S
                 protocol.send(channel, self._state())
             case _:
                 raise Lost("that is no question")
@@ -129,7 +131,11 @@ class Worker:
         self._crew.flows.tick(now)
         for relay in list(self._crew.relays):
             relay.tick(now)
-        if self._ends_when_idle and not self._crew.relays and not len(self._crew.flows):
+        if now >= self._deaf_at and self._listeners:
+            for listener in self._listeners.values():
+                listener.stop()
+            self._listeners.clear()
+        if self._ends_when_idle and not self._listeners and not self._crew.relays and not len(self._crew.flows):
             self._poller.stop()
 
 

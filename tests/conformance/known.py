@@ -10,12 +10,15 @@ class Known:
     one for two minutes after its end (ip_vs_proto_tcp.c, ip_vs_conn_expire). So a shorter time-out has no effect."""
     relays: bool = False
     """Endpoints are connected to by this node, and so see its address, whoever asks."""
+    loses_open_connections_to: tuple[str, ...] = ()
+    """Modes that end, by taking over, what is open: userspace listens where virtual servers of ipvs are found, so those
+    have to go, and their connections with them."""
     lacks_sctp: str = ""
     """What is then said of a service that has it."""
 
 
 _KNOWN = {
-    "ipvs": Known(affinity_lingers=True),
+    "ipvs": Known(affinity_lingers=True, loses_open_connections_to=("userspace",)),
     "userspace": Known(relays=True, lacks_sctp="userspace mode relays TCP and UDP, not SCTP"),
 }
 
