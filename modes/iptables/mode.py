@@ -162,6 +162,8 @@ class IptablesMode:
 
     def retire(self, successor: Mode) -> list[str]:  # noqa: ARG002
         """Nothing must stay: conntrack goes on translating what is open, since the kernel keeps an empty table nat."""
+        for flavour in Flavour:
+            iptables.shut(SHARE, flavour)
         return self.cleanup()
 
     @staticmethod

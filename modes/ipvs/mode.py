@@ -257,6 +257,8 @@ class IpvsMode:
     def retire(self, successor: Mode) -> Iterator[str]:
         """Virtual servers take no new connection, and stay until those that are open have ended. Unless connections end
         at this node with the other mode: its own would be taken away from it."""
+        for flavour in Flavour:
+            iptables.shut(SHARE, flavour)
         yield from _remove_rules_and_sets()
         if successor.ends_connections:
             yield from self.cleanup()

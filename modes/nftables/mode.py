@@ -1,5 +1,6 @@
 """The forwarding table as one nftables transaction a sync."""
 
+import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -14,6 +15,7 @@ from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.nf_tables import Heard
 from pyproxy.table import IP, Drift, Family, Host, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
+_ON_ITS_WAY_S = 0.05
 _PLAIN_SETS = (*ruleset.SHARED_SETS, "allowed-sources", *ruleset.HOST_SETS)
 
 
@@ -146,6 +148,11 @@ class NftablesMode:
         has some of its own; for another, ours stay, empty, until the last of these connections is over."""
         mine = {DIALECTS[family].ip: DIALECTS[family] for family in self._tables}
         there = [mine[ip] for ip, name in sorted(nft.tables()) if name == TABLE and ip in mine]
+        for d in there:
+            if "services" in nft.chains(d.ip, TABLE):
+                # What was marked on its way in is to be masqueraded on its way out.
+                nft.load(f"flush chain {d.ip} {TABLE} prerouting\nflush chain {d.ip} {TABLE} output")
+                time.sleep(_ON_ITS_WAY_S)
         if not successor.tracks_connections and there:
             with as_mode_error("conntrack can't be read"):
                 left = translated.count()

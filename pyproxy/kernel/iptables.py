@@ -5,6 +5,7 @@ one transaction. python-iptables knows legacy tables only, so what it could do w
 """
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,8 @@ from pyproxy.kernel.error import ModeError
 from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 
 _LOCK_PATIENCE_S = 30
+_ENTRIES = ("PREROUTING", "OUTPUT")
+_ON_ITS_WAY_S = 0.05
 _HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
 """Chains by which kubelet tells others the flavour of the host (KEP-3178)."""
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
@@ -128,6 +131,18 @@ def hooks(share: Share, table: str, found: Saved) -> list[str]:
 
 def unhook(found: Saved) -> list[str]:
     return [f"-D {chain} {rule}" for chain, rules in found.hooks.items() for rule in rules]
+
+
+def shut(share: Share, flavour: Flavour) -> None:
+    """Let no new connection in, and then a moment pass, so that what was marked on its way in is masqueraded on its way
+    out before that is removed, too. Raises ModeError."""
+    for d in DIALECTS.values():
+        saved = read(share, d, flavour)
+        for table, found in saved.items():
+            entries = {chain: rules for chain, rules in found.hooks.items() if chain in _ENTRIES}
+            if entries:
+                load(d, flavour, script(table, {}, (), unhook(Saved(hooks=entries))))
+                time.sleep(_ON_ITS_WAY_S)
 
 
 def _save(d: Dialect, flavour: Flavour, tables: Iterable[str]) -> str:
