@@ -112,7 +112,7 @@ class IpvsMode:
             self._rebuild(table)
         else:
             change = self._plan.change(table, changed or frozenset())
-            self._write(change.servers, change.come, change.gone)
+            self._write(change.servers, change.come, change.gone, _claims(change.come))
         self._in_order = True
 
     def _rebuild(self, table: Table) -> None:
@@ -138,7 +138,8 @@ class IpvsMode:
         self._leaving = self._claimed - _claims(wanted)
         wanted = wanted | {_draining(ip): 0 for ip in self._leaving}
         come = {slot: mark for slot, mark in wanted.items() if there.get(slot) != mark}
-        self._write(self._servers.held.keys() | self._plan.servers.keys(), come, there.keys() - wanted.keys())
+        keys = self._servers.held.keys() | self._plan.servers.keys()
+        self._write(keys, come, there.keys() - wanted.keys(), _claims(wanted))
 
     def _leave_to_others(self, found: dict[Key, VirtualServer]) -> None:
         """KubeProxyConfiguration.ipvs.excludeCIDRs."""
@@ -164,14 +165,14 @@ class IpvsMode:
             if scripts:
                 iptables.load(d, self.flavour, "".join(scripts))
 
-    def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot]) -> None:
+    def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot], claims: AbstractSet[IP]) -> None:
         """In an order in which whoever sees something new does not see any more what it replaced.
 
         What only goes, or kept somebody out, goes first, but endpoints that come are there before. What else moves from
         one set to another comes first. An address is claimed when all is ready for it, before others get new ports.
         """
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
-        claims, leaving, moving = _claims(come), _claims(gone), {slot.key for slot in come}
+        leaving, moving = _claims(gone), {slot.key for slot in come}
         later = [slot for slot in gone if slot.key in moving and slot.set not in _BARRING]
         self._servers.extend(self.ipvs, {key: wanted[key] for key in keys if key in wanted})
         # Nobody new comes to an address that is about to go.
