@@ -39,6 +39,7 @@ _LISTEN_ON_S = 1.0
 class Worker:
     def __init__(self) -> None:
         self._owner = os.geteuid()
+        self._version = protocol.version()  # while our files can be read
         self._poller = Poller()
         self._site = Site()
         flows = Flows(self._poller, Unreachable().tell)
@@ -73,7 +74,7 @@ class Worker:
         match message:
             case Hello():
                 entries = [listener.entry for listener in self._listeners.values()]
-                protocol.send(channel, Welcome(protocol.version(), entries, self._site))
+                protocol.send(channel, Welcome(self._version, entries, self._site))
             case Change():
                 fresh = dict(zip(message.sockets, protocol.receive_sockets(channel, len(message.sockets)), strict=True))
                 self._change(message, fresh)

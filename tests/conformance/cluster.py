@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -116,6 +116,10 @@ class Cluster:
         places = {"config": self.config, "kubeconfig": self.kubeconfig}
         command = self._candidate.filled(**places, node=NODE_NAME, mode=self.mode)
         self.proxy = Subject(self.lab, ["env", "PYTHONFAULTHANDLER=1", *command], self._log)
+
+    def change_command(self, command: tuple[str, ...]) -> None:
+        """What `start` starts from now on; see Candidate."""
+        self._candidate = replace(self._candidate, command=command)
 
     def switch(self, mode: str, number: signal.Signals = signal.SIGTERM) -> None:
         """End the proxy by that signal, and start it in another mode; its first sync has landed when this returns."""

@@ -1,0 +1,225 @@
+"""What a relay meets: ports that are taken, endpoints that fail, peers that are slow, and its own end."""
+
+import hashlib
+import resource
+import select
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bench.ask import datagram, open_socket
+from modes.userspace.relay_process import processes
+from tests.conformance.cluster import OURS, Candidate, Cluster, Load, until
+from tests.conformance.manifests import Object, endpoint, endpoint_slice, service, slices, target
+
+_REPOSITORY = Path(__file__).parents[2]
+_DESCRIPTORS = 200
+_ENDS_BADLY = """
+import socket, struct, sys
+server = socket.create_server(("0.0.0.0", 9000))
+print("ready", flush=True)
+while True:
+    one, _ = server.accept()
+    one.recv(10)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()
+"""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster(Candidate("userspace"), syncPeriod="1s", minSyncPeriod="5ms") as running:
+        yield running
+
+
+def relay_of(cluster: Cluster) -> int:
+    with cluster.lab.node.namespace.entered():
+        (process,) = processes()
+    return process
+
+
+def connected(cluster: Cluster, number: int, who: str = "pod-1") -> socket.socket:
+    """A connection that has had its pod's greeting."""
+    address, port = target(number, "ClusterIP", "IPv4", "TCP")
+    client = open_socket(cluster.host(who), address)
+    client.settimeout(10)
+    client.connect((address, port))
+    assert client.recv(100).startswith(b"pod-")
+    return client
+
+
+def at_port(number: int, pod: str, port: int) -> Object:
+    """A slice of one pod, at another port than that where it listens."""
+    piece = endpoint_slice(number, "IPv4", [endpoint(pod, "IPv4")])
+    piece["metadata"]["name"] += f"-{port}"
+    piece["ports"] = [{"name": p["name"], "protocol": p["protocol"], "port": port} for p in piece["ports"]]
+    return piece
+
+
+def test_a_port_that_is_taken_is_told_and_all_else_served(cluster: Cluster) -> None:
+    address, port = target(1, "NodePort", "IPv4", "TCP")
+    with open_socket(cluster.lab.node, address) as other:
+        other.bind((address, port))
+        other.listen()
+        cluster.apply("svc", service(1), *slices(1, ["pod-2"]))
+        complaint = f"port {port}/tcp of {address} can't be had: Address already in use"
+        told = [line for line in cluster.log().splitlines() if complaint in line]
+        assert len(told) == 1
+        assert "Service conformance/svc-1" in told[0]
+        assert cluster.outcome("client", *target(1, "NodePort", "IPv6", "TCP")) == "pod-2"
+        assert cluster.outcome("pod-1", *target(1, "ClusterIP", "IPv4", "TCP")) == "pod-2"
+    until(lambda: cluster.outcome("client", address, port) == "pod-2", lambda: "never tried again")
+    assert cluster.log().count(complaint) == 1
+
+
+def test_an_endpoint_that_refuses_costs_no_connection(cluster: Cluster) -> None:
+    cluster.apply("svc", service(1), *slices(1, ["pod-2"]), at_port(1, "pod-3", 9))
+    assert cluster.pods_of(40, "pod-1", 1, "ClusterIP", "IPv4") == {"pod-2"}
+    cluster.apply("svc", service(1), *slices(1, []), at_port(1, "pod-3", 9))
+    assert cluster.outcome("pod-1", *target(1, "ClusterIP", "IPv4", "TCP")) == "reset"
+
+
+def test_an_endpoint_that_does_not_listen_is_told_to_clients_of_udp(cluster: Cluster) -> None:
+    cluster.apply("svc", service(1), *slices(1, []), at_port(1, "pod-3", 9))
+    address, port = target(1, "ClusterIP", "IPv4", "UDP")
+    with open_socket(cluster.host("pod-1"), address, "UDP") as client:
+        client.settimeout(3)
+        client.connect((address, port))
+        with pytest.raises(ConnectionRefusedError):
+            datagram(client)
+
+
+def test_a_reset_is_passed_on(cluster: Cluster) -> None:
+    server = cluster.host("pod-3").namespace.start([sys.executable, "-c", _ENDS_BADLY], stdout=-1)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    cluster.apply("svc", service(1), *slices(1, []), at_port(1, "pod-3", 9000))
+    address, port = target(1, "ClusterIP", "IPv4", "TCP")
+    with open_socket(cluster.host("pod-1"), address) as client:
+        client.settimeout(3)
+        client.connect((address, port))
+        client.sendall(b"?")
+        with pytest.raises(ConnectionResetError):
+            client.recv(10)
+
+
+def test_every_byte_arrives_and_a_closed_half_leaves_the_other_open(cluster: Cluster) -> None:
+    """The pods echo, so all of it goes both ways; they close when the client has, and have said all."""
+    cluster.apply("svc", service(1), *slices(1, ["pod-2"]))
+    sent, received = hashlib.sha256(), hashlib.sha256()
+    with connected(cluster, 1) as client:
+
+        def send() -> None:
+            for number in range(1024):
+                block = hashlib.sha256(str(number).encode()).digest() * 2048  # 64 KiB
+                sent.update(block)
+                client.sendall(block)
+            client.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while data := client.recv(1 << 18):
+            received.update(data)
+        sender.join()
+    assert received.digest() == sent.digest()
+
+
+def test_many_idle_clients_and_slow_ones_cost_little_memory(cluster: Cluster) -> None:
+    cluster.apply("svc", service(1), *slices(1, ["pod-2", "pod-3"]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 8192)), hard))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(cluster, 1)) for _ in range(2000)]
+        for slow in clients[::10]:
+            slow.setblocking(False)
+            try:
+                while True:
+                    slow.send(b"?" * 65536)  # the pod echoes it, and nobody reads it
+            except BlockingIOError:
+                pass
+        status = Path(f"/proc/{relay_of(cluster)}/status").read_text()
+        resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+        assert resident < 100 << 10
+        clients[1].sendall(b"still there?")
+        assert clients[1].recv(100) == b"still there?"
+
+
+def test_without_descriptors_new_clients_are_turned_away_and_others_stay() -> None:
+    few = ("prlimit", f"--nofile={_DESCRIPTORS}", *OURS)
+    with Cluster(Candidate("userspace", few), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        cluster.apply("svc", service(1), *slices(1, ["pod-2"]))
+        with ExitStack() as stack:
+            old = stack.enter_context(connected(cluster, 1))
+            turned_away = 0
+            for _ in range(_DESCRIPTORS):
+                try:
+                    stack.enter_context(connected(cluster, 1))
+                except (ConnectionError, AssertionError):
+                    turned_away += 1
+            assert _DESCRIPTORS / 2 < turned_away < _DESCRIPTORS
+            old.sendall(b"still there?")
+            assert old.recv(100) == b"still there?"
+        served = target(1, "ClusterIP", "IPv4", "TCP")
+        until(lambda: cluster.outcome("pod-1", *served) == "pod-2", lambda: "no recovery")
+
+
+def test_another_version_takes_the_sockets_over(tmp_path: Path) -> None:
+    """Not one connection fails, those in no one's hands yet included, and what is open goes on."""
+    for package in ("pyproxy", "modes"):
+        shutil.copytree(_REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "modes/userspace/worker.py").open("a") as source:
+        source.write("# another version\n")
+    newer = ("env", f"PYTHONPATH={tmp_path}", OURS[0], "-P", *OURS[1:])
+    with Cluster(Candidate("userspace"), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        cluster.apply("svc", service(1), *slices(1, ["pod-2", "pod-3"]))
+        before = relay_of(cluster)
+        with (
+            connected(cluster, 1) as client,
+            Load(cluster, "pod-1", 1, "ClusterIP", "IPv4") as inside,
+            Load(cluster, "client", 1, "NodePort", "IPv6") as outside,
+        ):
+            inside.run_for(30)
+            cluster.kill()
+            cluster.change_command(newer)
+            cluster.start()
+            cluster.settle()
+            outside.run_for(50)
+            assert "took over from a relay of another version" in cluster.log()
+            with cluster.lab.node.namespace.entered():
+                both = processes()
+            assert len(both) == 2
+            assert before in both
+            client.sendall(b"still there?")
+            assert client.recv(100) == b"still there?"
+        assert inside.failures == outside.failures == []
+        until(lambda: _relays(cluster) == set(both) - {before}, lambda: "the old relay does not end")
+
+
+def _relays(cluster: Cluster) -> set[int]:
+    with cluster.lab.node.namespace.entered():
+        return set(processes())
+
+
+def test_flows_are_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modes.userspace import flows
+    from modes.userspace.poller import Poller
+
+    monkeypatch.setattr(flows, "MOST_FLOWS", 3)
+    kind = socket.AF_INET, socket.SOCK_DGRAM
+    with socket.socket(*kind) as front, socket.socket(*kind) as end:
+        end.bind(("127.0.0.1", 0))
+        table = flows.Flows(Poller(), lambda *_: None)
+        place = ("udp", "127.0.0.1", 53)
+        for port in range(1, 6):
+            table.carry(place, front, ("127.0.0.1", port), b"?", end.getsockname)
+        assert len(table) == 3
+        assert [client for _, client in table._flows] == [("127.0.0.1", port) for port in (3, 4, 5)]
+        assert select.select([end], [], [], 1)[0]
+        table.tick(float("inf"))
+        assert len(table) == 0
