@@ -4,20 +4,29 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# nft writes the nftables mode, iptables the iptables mode; python3-venv makes the virtual environment; mmdebstrap makes
-# the fresh root in which the image's steps are tried; chromium shows the status page to its tests.
+# nft writes the nftables mode, iptables the iptables and ipvs modes; python3-venv makes the virtual environment;
+# mmdebstrap makes the fresh root in which the image's steps are tried; chromium shows the status page to its tests;
+# user-mode-linux is the kernel in which ipvs mode is tried, kmod loads its modules, and with ipvsadm, ipset and procps
+# the tests look at and damage what that mode writes.
 DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
 
-.PHONY: demo test broad check unit conformance faults screenshot lock clean
+.PHONY: demo test test-kernels broad check unit conformance faults screenshot lock clean
 
 demo: $(READY)
 	$(BIN)/pyproxy demo
+	$(BIN)/python -m tests.kernels uml --timeout 600 -- pyproxy demo --mode ipvs
 
 test: check
 	$(BIN)/pytest
 	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
+	$(BIN)/pytest tests/conformance --mode userspace
+	$(BIN)/python -m tests.kernels uml -- pytest tests/conformance --mode ipvs --iptables legacy
+
+# The conformance suite of every mode in every kernel, and what came of it as a table.
+test-kernels: $(READY)
+	$(BIN)/python -m tests.kernels matrix
 
 # What `make test` leaves out, to stay short.
 broad: $(READY)

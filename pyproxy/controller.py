@@ -228,7 +228,7 @@ class Controller:
     def _report_shortfalls(self) -> None:
         """Say what is new, once for as long as it lasts."""
         now = frozenset(self._mode.shortfalls().items())
-        for route_id, reason in sorted(now - self._fell_short)[:_MOST_LOGGED]:
+        for route_id, reason in sorted(now - self._fell_short, key=str)[:_MOST_LOGGED]:
             key = Key(route_id.namespace, route_id.name)
             self._report(Problem("Service", key, f"spec.ports[{route_id.port_name}]", reason, "Conflict"))
         self._fell_short = now

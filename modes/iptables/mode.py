@@ -10,7 +10,8 @@ from modes.iptables.family_table import FamilyTable
 from modes.iptables.ruleset import SHARE
 from modes.iptables.tree import Chains
 from modes.iptables.walk import rules_for
-from pyproxy.kernel import iptables
+from pyproxy.kernel import iptables, translated
+from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.iptables import Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 from pyproxy.table import (
@@ -18,6 +19,7 @@ from pyproxy.table import (
     Drift,
     Family,
     Host,
+    InUse,
     Mode,
     ModeError,
     Route,
@@ -30,6 +32,8 @@ from pyproxy.table import (
 log = logging.getLogger("pyproxy")
 
 _TRIAL = "PYPROXY-TRIAL"
+_OPEN: Chains = {"PYPROXY-OPEN": ("-m conntrack --ctstate DNAT -j RETURN",)}
+"""Nobody comes to it: that there is such a rule keeps the kernel tracking."""
 _TRIALS = {
     "recent": f"-m recent --rcheck --name {_TRIAL} --mask {{everyone}} --rsource",
     "sctp": "-p sctp -m sctp --dport 9",
@@ -160,20 +164,29 @@ class IptablesMode:
             raise errors[0]
         return removed
 
-    def retire(self, successor: Mode) -> list[str]:  # noqa: ARG002
-        """Nothing must stay: conntrack goes on translating what is open, since the kernel keeps an empty table nat."""
+    def retire(self, successor: Mode) -> Iterator[str]:
+        """What is open is translated by conntrack, as long as somebody has a rule about connections in table nat. A
+        mode that translates has some; for another, one of ours stays until the last of these connections is over."""
         for flavour in Flavour:
             iptables.shut(SHARE, flavour)
-        return self.cleanup()
+        with as_mode_error("conntrack can't be read"):
+            left = 0 if successor.tracks_connections else translated.count()
+        for flavour in Flavour:
+            yield from self._remove(flavour, _OPEN if left else {})
+        if left:
+            raise InUse(f"{left} connections are translated yet")
 
     @staticmethod
-    def _remove(flavour: Flavour) -> Iterator[str]:
+    def _remove(flavour: Flavour, stays: Chains | None = None) -> Iterator[str]:
+        """``stays``: what is left of table nat, if there is anything in it."""
         for d in DIALECTS.values():
             scripts, counts = [], []
             for name, there in reversed(iptables.read(SHARE, d, flavour).items()):
-                if there.chains:
-                    scripts.append(iptables.script(name, {}, there.chains, iptables.unhook(there)))
-                    counts.append(f"{len(there.chains)} chains of {d.program}-{flavour} table {name}")
+                kept = (stays or {}) if name == "nat" else {}
+                if there.chains.keys() - kept.keys():
+                    gone = there.chains.keys() - kept.keys()
+                    scripts.append(iptables.script(name, kept, gone, iptables.unhook(there)))
+                    counts.append(f"{len(gone)} chains of {d.program}-{flavour} table {name}")
             if scripts:
                 iptables.load(d, flavour, "".join(scripts))
             yield from counts

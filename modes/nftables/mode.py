@@ -144,8 +144,9 @@ class NftablesMode:
         return [f"nftables table {ip} {TABLE}" for ip in mine]
 
     def retire(self, successor: Mode) -> Iterator[str]:
-        """What is open is translated by conntrack, as long as somebody has chains of type nat. A mode that translates
-        has some of its own; for another, ours stay, empty, until the last of these connections is over."""
+        """What is open is translated by conntrack, as long as somebody has chains of type nat and a rule about
+        connections. A mode that translates has both; for another, a chain and a rule of ours stay until the last of
+        these connections is over."""
         mine = {DIALECTS[family].ip: DIALECTS[family] for family in self._tables}
         there = [mine[ip] for ip, name in sorted(nft.tables()) if name == TABLE and ip in mine]
         for d in there:
@@ -158,7 +159,7 @@ class NftablesMode:
                 left = translated.count()
             if left:
                 if any("services" in nft.chains(d.ip, TABLE) for d in there):
-                    script = [line for d in there for line in (f"delete table {d.ip} {TABLE}", *ruleset.hooks(d))]
+                    script = [line for d in there for line in (f"delete table {d.ip} {TABLE}", *ruleset.idle(d))]
                     nft.load("\n".join(script))
                     yield from (f"all but the hooks of nftables table {d.ip} {TABLE}" for d in there)
                 raise InUse(f"{left} connections are translated yet")

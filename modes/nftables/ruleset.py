@@ -89,6 +89,11 @@ def hooks(d: Dialect) -> list[str]:
     ]
 
 
+def idle(d: Dialect) -> list[str]:
+    """The table as it translates nothing new, and keeps the kernel translating what it translates."""
+    return [*hooks(d), f"add rule {d.ip} {TABLE} postrouting ct status dnat accept"]
+
+
 def rules(d: Dialect) -> dict[str, list[str]]:
     """The rules of every chain declared above."""
     return {

@@ -4,9 +4,11 @@ What is claimed and bound is done here, with the capabilities that it takes; who
 affair. A relay is told only what changed.
 """
 
+import errno
 import os
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -24,6 +26,7 @@ from pyproxy.table import IP, Drift, Family, Host, InUse, Mode, ModeError, Route
 _OWNER = 112
 """Of local routes; see pyproxy.kernel.local_route."""
 _IP_FREEBIND = 15
+_RETIRING_S = 2.0
 
 
 class UserspaceMode:
@@ -170,13 +173,24 @@ class UserspaceMode:
         fresh: dict[Place, socket.socket] = {}
         for place in places:
             try:
-                fresh[place] = _bound(place)
+                fresh[place] = self._bound(place)
                 self._taken.pop(place, None)
             except OSError as error:
                 transport, address, port = place
                 what = f"port {port}/{transport} of {address} can't be had: {os.strerror(error.errno or 0)}"
                 self._taken[place] = what
         return fresh
+
+    def _bound(self, place: Place) -> socket.socket:
+        """A relay that was told to retire listens for a moment more. Raises OSError."""
+        end = time.monotonic() + _RETIRING_S
+        while True:
+            try:
+                return _bound(place)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > end or len(processes()) < 2:
+                    raise
+            time.sleep(0.05)
 
     def _let_go(self, busy: Iterable[str]) -> None:
         """Of addresses that no service has any more, as soon as no connection needs them."""

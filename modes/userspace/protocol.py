@@ -124,9 +124,9 @@ def send(channel: socket.socket, message: Message, descriptors: list[int] | None
         raise Lost(str(error)) from error
 
 
-def receive(channel: socket.socket) -> Message:
-    """Raises Lost."""
-    channel.settimeout(_PATIENCE_S)
+def receive(channel: socket.socket, patience: float = _PATIENCE_S) -> Message:
+    """Raises Lost, also if nothing comes for ``patience`` seconds."""
+    channel.settimeout(patience)
     (length,) = _LENGTH.unpack(_exactly(channel, _LENGTH.size))
     if length > _LONGEST:
         raise Lost(f"a message of {length} bytes")

@@ -32,6 +32,8 @@ from modes.userspace.protocol import (
 from modes.userspace.unreachable import Unreachable
 
 _NOBODY = 65534
+_PATIENCE_S = 1.0
+"""With a proxy in the midst of a message: nothing is relayed meanwhile."""
 _LISTEN_ON_S = 1.0
 """After another mode has taken over, for whose handshake is under way."""
 
@@ -65,7 +67,7 @@ class Worker:
 
     def _hear(self, channel: socket.socket) -> None:
         try:
-            self._obey(channel, protocol.receive(channel))
+            self._obey(channel, protocol.receive(channel, _PATIENCE_S))
         except Lost:
             self._poller.forget(channel.fileno())
             channel.close()

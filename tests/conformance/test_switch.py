@@ -19,7 +19,10 @@ TRACES = {
     # A table without maps is only left for connections that are open, as are relays that do not listen, and virtual
     # servers without sets.
     "nftables": (["nft", "list", "maps"], b"map services"),
-    "iptables": (["sh", "-c", "for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"], b"PYPROXY-"),
+    "iptables": (
+        ["sh", "-c", "for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"],
+        b"PYPROXY-SERVICES",
+    ),
     "ipvs": (["ipset", "list", "-name"], b"PYPROXY_IPVS-"),
     "userspace": (["ss", "-xlH"], b"@pyproxy-relay"),
 }

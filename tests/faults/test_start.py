@@ -58,6 +58,8 @@ def test_a_wrong_flag_is_named(lab: Lab, tmp_path: Path, flag: str, value: str) 
         ("nftables", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
         ("iptables", WITHOUT_IPTABLES, "is not installed (Debian package iptables)"),
         ("iptables", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
+        ("userspace", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
+        ("ipvs", [], "load its module with `modprobe ip_vs`"),
     ],
 )
 def test_what_is_missing_is_said(lab: Lab, tmp_path: Path, mode: str, inside: list[str], says: str) -> None:
@@ -72,15 +74,17 @@ def test_what_is_missing_is_said(lab: Lab, tmp_path: Path, mode: str, inside: li
 
 
 def test_auto_says_why_no_mode_can_run(lab: Lab, tmp_path: Path) -> None:
-    done = pyproxy(lab, "run", "--manifests", str(tmp_path), inside=without("nft", *IPTABLES))
+    done = pyproxy(lab, "run", "--manifests", str(tmp_path), inside=WITHOUT_NET_ADMIN)
     assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
     reasons = done.stderr.partition("no mode can run here (")[2].split("; ")
-    assert len(reasons) == 2
-    assert reasons[0].startswith("nftables: the program nft is not installed")
-    assert reasons[1].startswith("iptables: the program ")
+    assert [reason.partition(":")[0] for reason in reasons] == ["nftables", "ipvs", "iptables", "userspace"]
+    assert reasons[1] == "ipvs: this kernel has no IPVS: load its module with `modprobe ip_vs`"
+    assert all("CAP_NET_ADMIN" in reason for reason in (reasons[0], *reasons[2:]))
 
 
-@pytest.mark.parametrize(("inside", "mode"), [([], "nftables"), (WITHOUT_NFT, "iptables")])
+@pytest.mark.parametrize(
+    ("inside", "mode"), [([], "nftables"), (WITHOUT_NFT, "iptables"), (without("nft", *IPTABLES), "userspace")]
+)
 def test_auto_takes_the_best_mode_that_runs(lab: Lab, tmp_path: Path, inside: list[str], mode: str) -> None:
     """kubeadm's `mode: ""`."""
     done = pyproxy(lab, "config", "check", str(KUBEADM), inside=inside)
@@ -89,7 +93,13 @@ def test_auto_takes_the_best_mode_that_runs(lab: Lab, tmp_path: Path, inside: li
 
 def test_modes_tells_what_runs_here(lab: Lab) -> None:
     done = pyproxy(lab, "modes")
-    assert (done.returncode, done.stdout) == (0, "iptables  runs here\nnftables  runs here\n")
+    assert done.returncode == 0
+    assert done.stdout == (
+        "iptables   runs here\n"
+        "ipvs       can not run here: this kernel has no IPVS: load its module with `modprobe ip_vs`\n"
+        "nftables   runs here\n"
+        "userspace  runs here\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["demo", "bench sync"])
