@@ -13,7 +13,7 @@ from pyproxy.observer import Observer, Sync
 from pyproxy.planner import Planner
 from pyproxy.problem import Problem
 from pyproxy.store import Store
-from pyproxy.table import IP, Drift, Mode, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Family, Mode, ModeError, Route, RouteId, Table, Transport
 
 NEVER = 3600.0
 
@@ -321,3 +321,22 @@ def test_what_makes_no_difference_is_done_with() -> None:
         while len(running.notes.synced_) < 2:
             time.sleep(0.001)
     assert running.notes.synced_[1].changed == frozenset()
+
+
+def test_what_a_mode_falls_short_of_is_told_once_for_as_long_as_it_lasts() -> None:
+    mode = Recorder()
+    taken = {RouteId("default", "svc-1", "http", family): "port 80 is taken" for family in Family}
+    mode.short = dict(taken)
+    running = Running(mode, Pace(NEVER, 0.0))
+    with running as controller:
+        for number in (1, 2):
+            controller.deliver([_service(number)])
+            mode.wait_for(syncs=number)
+        mode.short = {}
+        controller.deliver([_service(3)])
+        mode.wait_for(syncs=3)
+        mode.short = dict(list(taken.items())[:1])
+        controller.deliver([_service(4)])
+        mode.wait_for(syncs=4)
+    told = [(problem.key.name, problem.reason, problem.field) for problem in running.problems]
+    assert told == [("svc-1", "port 80 is taken", "spec.ports[http]")] * 3

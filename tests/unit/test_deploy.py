@@ -162,8 +162,13 @@ def test_the_way_back_takes_what_the_mode_with_most_rights_takes() -> None:
 
 def test_each_container_has_exactly_the_capabilities_that_it_needs() -> None:
     for overlay in OVERLAYS:
-        needed = ["NET_ADMIN", "NET_RAW"] if overlay == "overlays/iptables" else ["NET_ADMIN"]
-        assert container(overlay, "pyproxy")["securityContext"]["capabilities"]["add"] == needed
+        needed = {
+            "overlays/iptables": ["NET_ADMIN", "NET_RAW"],
+            "overlays/ipvs": ["NET_ADMIN", "NET_RAW"],
+            "overlays/userspace": ["NET_ADMIN", "NET_BIND_SERVICE"],
+        }
+        found = container(overlay, "pyproxy")["securityContext"]["capabilities"]["add"]
+        assert found == needed.get(overlay, ["NET_ADMIN"])
     migration = "overlays/migrate-from-kube-proxy"
     added = {
         one["name"]: one["securityContext"]["capabilities"].get("add")

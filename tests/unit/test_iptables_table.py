@@ -42,6 +42,9 @@ from tests.unit.test_iptables_route import BALANCED, CLUSTER_IP, EXTERNAL_IP, RO
 IPV4, IPV6 = DIALECTS.values()
 V6 = WEB._replace(family=Family.IPV6)
 
+MIDST = "-p tcp -m addrtype --dst-type LOCAL -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN"
+"""In the midst of a connection that ends at this node."""
+
 
 def table_of(*routes: Route, host: Host | None = None) -> Table:
     return Table({one.id: one for one in routes}, host or Host())
@@ -91,7 +94,7 @@ def test_who_is_from_outside(host: Host, ipv4: tuple[str, ...], ipv6: tuple[str,
 
 def test_the_way_to_nothing() -> None:
     chains = filled(host=Host(node_port_prefixes=(Prefix("192.0.2.1/32"),)))
-    assert chains["PYPROXY-SERVICES"] == ()
+    assert chains["PYPROXY-SERVICES"] == (MIDST,)
     assert chains["PYPROXY-NODE-PORTS"] == ("-d 127.0.0.0/8 -j RETURN",)
     assert chains["PYPROXY-CLUSTER-IPS"] == ("-j PYPROXY-OUTSIDE", "-j MARK --set-xmark 0x0/0x4000")
     assert chains["PYPROXY-POSTROUTING"] == ("-m mark --mark 0x4000/0x4000 -g PYPROXY-MASQUERADE",)
@@ -115,6 +118,7 @@ def test_the_ways_to_services(prefixes: tuple[str, ...], ways: tuple[str, ...]) 
     )
     chains = filled(*given, host=Host(tuple(map(Prefix, prefixes)), masquerade_all=True))
     assert chains["PYPROXY-SERVICES"] == (
+        MIDST,
         "-d 192.0.0.0/2 -j PYPROXY-X-192.0.0.0/2",
         "-d 10.96.0.1/32 -j PYPROXY-CLUSTER-IPS",
         *(f"{way}-m addrtype --dst-type LOCAL -j PYPROXY-NODE-PORTS" for way in ways),
