@@ -1,6 +1,6 @@
 """The event loop: epoll, and a tick for what waits for time to pass.
 
-asyncio and uvloop were measured against it: see docs/ARCHITECTURE.md.
+A relay asks no more of a loop than this, and wants to be told when a side it does not read from breaks.
 """
 
 import select
