@@ -29,6 +29,7 @@ test: check
 
 # The conformance suite of every mode in every kernel, and what came of it as a table.
 test-kernels: $(READY)
+	@dpkg-query -W qemu-system-x86 >/dev/null 2>&1 || apt-get install -y -qq --no-install-recommends qemu-system-x86
 	$(BIN)/python -m tests.kernels matrix
 
 # What `make test` leaves out, to stay short.
