@@ -245,18 +245,19 @@ def _cleanup(options: argparse.Namespace) -> int:
     cleaners = [] if options.kube_proxy_only else [modes.load(name).cleanup for name in modes.names()]
     if options.kube_proxy or options.kube_proxy_only:
         cleaners.append(kube_proxy.cleanup)
-    removed, failed = False, False
+    removed, failures = False, set()
     for clean_up in cleaners:
         try:
             for what in clean_up():
                 print(f"removed {what}")
                 removed = True
         except ModeError as error:
-            print(f"pyproxy: {error}", file=sys.stderr)
-            failed = True
-    if not removed and not failed:
+            if str(error) not in failures:  # several modes may ask the same of the kernel
+                print(f"pyproxy: {error}", file=sys.stderr)
+            failures.add(str(error))
+    if not removed and not failures:
         print("nothing to remove")
-    return 1 if failed else 0
+    return 1 if failures else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -115,7 +115,8 @@ def test_nobody_can_ask_it_what_it_is(image: Image) -> None:
     listed = image.run("modes", "--json")
     assert listed.returncode == 0, listed.stderr
     reasons = {entry["mode"]: entry["reason"] for entry in json.loads(listed.stdout)}
-    assert reasons.keys() == {"iptables", "nftables"}
+    assert reasons.keys() == {"iptables", "ipvs", "nftables", "userspace"}
+    assert "no IPVS" in reasons.pop("ipvs")
     for mode, reason in reasons.items():
         assert "CAP_NET_ADMIN" in reason, mode  # so its programs were found
 

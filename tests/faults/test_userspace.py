@@ -69,6 +69,7 @@ def test_a_port_that_is_taken_is_told_and_all_else_served(cluster: Cluster) -> N
         other.listen()
         cluster.apply("svc", service(1), *slices(1, ["pod-2"]))
         complaint = f"port {port}/tcp of {address} can't be had: Address already in use"
+        until(lambda: complaint in cluster.log(), lambda: "it was not told")
         told = [line for line in cluster.log().splitlines() if complaint in line]
         assert len(told) == 1
         assert "Service conformance/svc-1" in told[0]
