@@ -11,7 +11,7 @@ _DESTINATION = re.compile(r"-d (\S+)")
 _PROTOCOL = re.compile(r"-p (\S+)")
 _PORTS = re.compile(r"--dport (\d+)(?::(\d+))?")
 _TARGET = re.compile(r"-[jg] (\S+)")
-_DEPENDS = re.compile(r"-[si] |-m (statistic|recent|mark) |--src-type")
+_DEPENDS = re.compile(r"-[si] |-m (statistic|recent|mark) |--src-type|--tcp-flags")
 """On more than where the packet goes."""
 _FINAL = ("DNAT", "ACCEPT")
 _DECIDING = ("DNAT", "PYPROXY-REFUSE", "PYPROXY-DROP")
