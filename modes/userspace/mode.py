@@ -288,7 +288,7 @@ def _bound(place: Place) -> socket.socket:
     try:
         if transport == "tcp":
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
-        # The address is claimed only later.
+        # Somebody may have taken the local route away; then it comes back with the next verification.
         one.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         one.bind((address, port))
     except BaseException:
