@@ -11,6 +11,8 @@ from typing import IO, Any
 
 from pyroute2 import IPRoute, netns
 
+from bench.interrupt import held
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _NAMED = Path("/run/netns")
@@ -43,7 +45,7 @@ class Namespace:
     @contextmanager
     def links(self) -> Iterator[Any]:
         """A pyroute2 IPRoute in the namespace."""
-        with self.entered(), IPRoute() as links:
+        with held(), self.entered(), IPRoute() as links:
             yield links
 
     def sysctl(self, **values: str | int) -> None:

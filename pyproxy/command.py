@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -299,23 +298,15 @@ def _bench_conntrack(options: argparse.Namespace) -> int:
 
 def _prepare_for_the_lab() -> None:
     """Check what a lab takes, and make SIGTERM clean up as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)
-    sys.unraisablehook = _interrupt_again
+    from bench import interrupt
+
+    interrupt.install()
     if os.geteuid() != 0:
         raise UsageError("network namespaces take root; run it with sudo")
     try:
         import pyroute2  # noqa: F401
     except ImportError:
         raise UsageError("the lab is not installed; install pyproxy[bench]") from None
-
-
-def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Python drops an interrupt that comes in the midst of a finalizer: let it come once more, after it."""
-    if lost.exc_type is KeyboardInterrupt:
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-    else:
-        sys.__unraisablehook__(lost)
 
 
 def _count(text: str) -> int:

@@ -34,14 +34,31 @@ def test_an_interrupted_command_leaves_nothing_behind(number: signal.Signals, co
 def test_an_interrupt_in_the_midst_of_a_finalizer_is_not_lost() -> None:
     program = """
 import sys, time
-from pyproxy import command
+from bench import interrupt
 class Finalized:
     def __del__(self):
         raise KeyboardInterrupt
-command._prepare_for_the_lab()
+interrupt.install()
 try:
     Finalized()
     time.sleep(10)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 130
+
+
+def test_an_interrupt_that_a_library_would_swallow_is_not_lost() -> None:
+    program = """
+import os, signal, sys
+from bench import interrupt
+interrupt.install()
+try:
+    with interrupt.held():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            pass
 except KeyboardInterrupt:
     sys.exit(130)
 """
