@@ -8,60 +8,24 @@ Flows are told by the kernel's own words for them: the original destination is a
 it was translated to. A flow that was never translated, since there was no endpoint when it began, is stale, too.
 """
 
-import errno
 import logging
 import socket
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition
-from typing import NamedTuple
 
 from pyproxy.address import IP, contains
-from pyproxy.kernel.netlink import NESTED, NETFILTER, Message, Netlink, attribute, attributes, nested
+from pyproxy.kernel.flow import Flow, Socket, delete, udp_flows
 from pyproxy.observer import Observer, Sync
 from pyproxy.table import Family, Host, Prefix, Route, Scope, Table, Transport, is_own
 
 log = logging.getLogger("pyproxy.conntrack")
 
-Socket = bytes
-"""Address and port in network order, as conntrack gives them: 100,000 flows are compared without being spelled out."""
-
-_CTNETLINK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
-_GET, _DELETE = _CTNETLINK | 1, _CTNETLINK | 2  # IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE
-_ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25  # CTA_*
-_FILTER_ORIGINAL = 1  # CTA_FILTER_ORIG_FLAGS
-_BY_PROTOCOL = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM, Linux 5.8; without it every flow is dumped and passed over here
-_HEADER_BYTES = 4  # of nfgenmsg
-_IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _TRY_AGAIN_S = 1.0
 _CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
-
-
-class Flow(NamedTuple):
-    """A UDP flow in conntrack."""
-
-    destination: Socket
-    """What the client sends to."""
-    endpoint: Socket
-    """Who answers."""
-    attributes: bytes
-    """All that the kernel said of it."""
-
-    @property
-    def family(self) -> int:
-        """Of addresses, as sockets count them."""
-        return socket.AF_INET if len(self.destination) == 6 else socket.AF_INET6
-
-    @property
-    def handle(self) -> bytes:
-        """What names it to the kernel: original tuple, id and zone."""
-        fields = dict(attributes(self.attributes))
-        ids = (attribute(kind, fields[kind]) for kind in (_ID, _ZONE) if kind in fields)
-        return nested(_ORIGINAL, fields[_ORIGINAL]) + b"".join(ids)
 
 
 @dataclass(slots=True)
@@ -211,80 +175,3 @@ def stale_flows(expected: Expectation) -> list[Flow]:
     return [
         flow for family in (socket.AF_INET, socket.AF_INET6) for flow in udp_flows(family) if expected.is_stale(flow)
     ]
-
-
-def udp_flows(family: int) -> Iterator[Flow]:
-    """Every UDP flow of one address family in this network namespace, in one dump. Raises OSError."""
-    protocol = nested(_PROTO, attribute(1, bytes([socket.IPPROTO_UDP])))
-    choice = nested(_ORIGINAL, protocol)
-    choice += nested(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", _BY_PROTOCOL)))
-    with Netlink(NETFILTER) as netlink:
-        for data in netlink.dump(Message(_GET, _header(family) + choice)):
-            flow = _flow(data[_HEADER_BYTES:])
-            if flow is not None:
-                yield flow
-
-
-def _flow(data: bytes) -> Flow | None:
-    """None if it is not UDP."""
-    for layout in _LAYOUTS:
-        if data.startswith(layout.original) and data.startswith(layout.reply, layout.length):
-            to, to_port, source, source_port = layout.offsets
-            destination = data[to : to + layout.address] + data[to_port : to_port + 2]
-            endpoint = data[source : source + layout.address] + data[source_port : source_port + 2]
-            return Flow(destination, endpoint, data) if data[layout.protocol] == socket.IPPROTO_UDP else None
-    sides = dict(attributes(data))
-    if _ORIGINAL not in sides or _REPLY not in sides:
-        return None
-    to_side, from_side = _side(sides[_ORIGINAL], source=False), _side(sides[_REPLY], source=True)
-    return Flow(to_side, from_side, data) if to_side and from_side else None
-
-
-class _Layout:
-    """Where the kernel puts what is asked for, unless connection tracking zones move it (ctnetlink_fill_info)."""
-
-    def __init__(self, address: int) -> None:
-        ips = 4 + 2 * (4 + address)  # CTA_TUPLE_IP with source and destination
-        self.address = address
-        self.length = 4 + ips + 28  # CTA_TUPLE_PROTO with number, source and destination port
-        self.original = struct.pack("=HH", self.length, _ORIGINAL | NESTED)
-        self.reply = struct.pack("=HH", self.length, _REPLY | NESTED)
-        self.protocol = 4 + ips + 8
-        self.offsets = (
-            8 + 4 + address + 4,  # destination of the original tuple
-            4 + ips + 24,  # its port
-            self.length + 8 + 4,  # source of the reply tuple
-            self.length + 4 + ips + 16,  # its port
-        )
-
-
-_LAYOUTS = (_Layout(4), _Layout(16))
-
-
-def _side(tuple_: bytes, *, source: bool) -> Socket | None:
-    """The source or destination of a tuple; None unless it is UDP."""
-    address = port = protocol = b""
-    for kind, payload in attributes(tuple_):
-        for inner, value in attributes(payload):
-            if kind == _IPS and inner in ((1, 3) if source else (2, 4)):  # CTA_IP_V4_SRC, V6_SRC; V4_DST, V6_DST
-                address = value
-            elif kind == _PROTO and inner == 1:  # CTA_PROTO_NUM
-                protocol = value
-            elif kind == _PROTO and inner == (2 if source else 3):  # CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
-                port = value
-    return address + port if protocol == bytes([socket.IPPROTO_UDP]) and address and port else None
-
-
-def delete(flows: list[Flow]) -> int:
-    """Remove them and count those that were there still, many messages a system call. Raises OSError."""
-    with Netlink(NETFILTER) as netlink:
-        failures = netlink.send(Message(_DELETE, _header(flow.family) + flow.handle) for flow in flows)
-    for failure in failures:
-        if failure.code != errno.ENOENT:  # it has just ended by itself
-            raise OSError(failure.code, f"a conntrack flow can't be deleted: {failure.reason}")
-    return len(flows) - len(failures)
-
-
-def _header(family: int) -> bytes:
-    """An nfgenmsg."""
-    return struct.pack("=BBH", family, 0, 0)

@@ -72,7 +72,6 @@ class Controller:
         self._next_sync = 0.0
         self._next_verify = float("inf")
         self._reported: Mapping[Key, tuple[Problem, ...]] = {}
-        self._fell_short: frozenset[tuple[RouteId, str]] = frozenset()
         self._orphaned: frozenset[Key] = frozenset()  # at the last verification, and those of them that were told
         self._told: frozenset[Key] = frozenset()
 
@@ -97,7 +96,7 @@ class Controller:
 
     @property
     def problems(self) -> Mapping[Key, tuple[Problem, ...]]:
-        """From any thread: what of services can't be obeyed, as of the last plan. Replaced whole, never changed."""
+        """From any thread: what of services can't be obeyed. Replaced whole, never changed."""
         return self._reported
 
     def _put(self, message: list[Event] | Settings) -> None:
@@ -184,7 +183,7 @@ class Controller:
         self._failures = 0
         self._next_sync = started + self._pace.min_sync_period
         before, self._written = self._written, table
-        self._report_shortfalls()
+        self._report_problems()
         self._announce(Sync(before, table, changed, now - started))
 
     def _announce(self, sync: Sync) -> None:
@@ -209,7 +208,7 @@ class Controller:
         if drift:
             log.warning("the kernel differs from the table; repairing", extra={"drift": len(drift)})
             self._repair()
-        self._report_shortfalls()
+        self._report_problems()
         for observer in self._observers:
             observer.verified()
 
@@ -225,17 +224,13 @@ class Controller:
             log.warning("there are endpoint slices, but no such service", extra={"service": key})
         self._orphaned, self._told = frozenset(self._planner.orphaned), frozenset(lasting)
 
-    def _report_shortfalls(self) -> None:
-        """Say what is new, once for as long as it lasts."""
-        now = frozenset(self._mode.shortfalls().items())
-        for route_id, reason in sorted(now - self._fell_short, key=str)[:_MOST_LOGGED]:
-            key = Key(route_id.namespace, route_id.name)
-            self._report(Problem("Service", key, f"spec.ports[{route_id.port_name}]", reason, "Conflict"))
-        self._fell_short = now
-
     def _report_problems(self) -> None:
-        """Say what is new, once."""
+        """Of the plan, and of what the kernel could not be made to serve: say what is new, once."""
         now = dict(self._planner.problems)
+        for route_id, reason in self._mode.shortfalls().items():
+            key = Key(route_id.namespace, route_id.name)
+            problem = Problem("Service", key, f"spec.ports[{route_id.port_name}]", reason, "Conflict")
+            now[key] = (*now.get(key, ()), problem)
         if now == self._reported:
             return
         for key, problems in now.items():

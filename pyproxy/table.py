@@ -172,6 +172,8 @@ class Host:
     masquerade_all: bool = False
     """Whether ClusterIP traffic from pods gets a node address as its source, too."""
     ipvs: Ipvs = Ipvs()
+    userspace_workers: int = 1
+    """How many relays share the work in mode userspace."""
 
 
 @dataclass(frozen=True, slots=True)

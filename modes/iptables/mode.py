@@ -10,7 +10,7 @@ from modes.iptables.family_table import FamilyTable
 from modes.iptables.ruleset import SHARE
 from modes.iptables.tree import Chains
 from modes.iptables.walk import rules_for
-from pyproxy.kernel import iptables, translated
+from pyproxy.kernel import flow, iptables
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.iptables import Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
@@ -170,7 +170,7 @@ class IptablesMode:
         for flavour in Flavour:
             iptables.shut(SHARE, flavour)
         with as_mode_error("conntrack can't be read"):
-            left = 0 if successor.tracks_connections else translated.count()
+            left = 0 if successor.tracks_connections else flow.translated()
         for flavour in Flavour:
             yield from self._remove(flavour, _OPEN if left else {})
         if left:

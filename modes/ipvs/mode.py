@@ -8,6 +8,7 @@ reads the kernel and writes what differs.
 import logging
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import closing
 
 from modes.ipvs import ruleset, tuning
 from modes.ipvs.entries import entries
@@ -174,18 +175,25 @@ class IpvsMode:
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
         leaving, moving = _claims(gone), {slot.key for slot in come}
         later = [slot for slot in gone if slot.key in moving and slot.set not in _BARRING]
-        self._servers.extend(self.ipvs, {key: wanted[key] for key in keys if key in wanted})
+        new = claims - self._claimed
+        barred = {slot.key for slot in gone if slot.set in _BARRING}
+        last = {
+            key
+            for key in (keys & wanted.keys()) - self._servers.held.keys()
+            if key.address is not None and key.address not in new and _place(key) not in barred
+        }
+        self._servers.extend(self.ipvs, {key: wanted[key] for key in keys & wanted.keys() - last})
         # Nobody new comes to an address that is about to go.
         ipset.change(self._sets, [], {_draining(ip): 0 for ip in leaving})
         ipset.change(self._sets, [slot for slot in gone if slot not in later], {})
         self._servers.quieten(self.ipvs, keys, wanted)
-        new = claims - self._claimed
         ipset.change(self._sets, [], {slot: mark for slot, mark in come.items() if _address(slot) in new})
         with as_mode_error("addresses can't be claimed"):
             self._routes.add(new)
         self._claimed |= new
         rest = {slot: mark for slot, mark in come.items() if _address(slot) not in new}
         ipset.change(self._sets, later, rest)
+        self._servers.extend(self.ipvs, {key: wanted[key] for key in last})
         ipset.change(self._sets, map(_draining, self._leaving & claims), {})
         self._leaving = (self._leaving | leaving) - claims
         self._servers.remove(self.ipvs, keys, wanted)
@@ -291,9 +299,9 @@ class IpvsMode:
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """In the words of ip(8), ipset(8) and ipvsadm(8)."""
         is_claimed = address in self._routes_listed()
-        return list(
-            entries(address, port, transport, self.ipvs.services(), ipset.read(self._sets.values()), is_claimed)
-        )
+        with closing(Ipvs()) as ipvs:  # one's own: another thread may be in the midst of a sync
+            servers = ipvs.services()
+        return list(entries(address, port, transport, servers, ipset.read(self._sets.values()), is_claimed))
 
 
 def _site(host: Host) -> Site:
@@ -311,6 +319,11 @@ def _claims(slots: Iterable[Slot]) -> set[IP]:
 def _address(slot: Slot) -> str:
     """The first part of its key."""
     return slot.key.partition(",")[0]
+
+
+def _place(key: Key) -> str:
+    """As sets have it."""
+    return f"{key.address},{key.transport}:{key.port}"
 
 
 def _draining(address: IP) -> Slot:

@@ -10,7 +10,7 @@ from modes.nftables.entries import entries
 from modes.nftables.family import DIALECTS
 from modes.nftables.family_table import FamilyTable
 from modes.nftables.ruleset import TABLE
-from pyproxy.kernel import nf_tables, nft, program, translated
+from pyproxy.kernel import flow, nf_tables, nft, program
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.nf_tables import Heard
 from pyproxy.table import IP, Drift, Family, Host, InUse, Mode, ModeError, Route, RouteId, Table, Transport
@@ -156,7 +156,7 @@ class NftablesMode:
                 time.sleep(_ON_ITS_WAY_S)
         if not successor.tracks_connections and there:
             with as_mode_error("conntrack can't be read"):
-                left = translated.count()
+                left = flow.translated()
             if left:
                 if any("services" in nft.chains(d.ip, TABLE) for d in there):
                     script = [line for d in there for line in (f"delete table {d.ip} {TABLE}", *ruleset.idle(d))]

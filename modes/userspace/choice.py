@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from modes.userspace.protocol import Endpoint
@@ -24,14 +24,14 @@ class Chooser:
 
     def choose(
         self,
-        pool: Collection[Endpoint],
+        pool: Sequence[Endpoint],
         route: str,
         client: str,
         sticky_seconds: int,
         failed: Collection[Endpoint] = (),
     ) -> Endpoint | None:
         """None if none is left but those that have failed this very connection."""
-        usable = [endpoint for endpoint in pool if endpoint not in failed] if failed else list(pool)
+        usable = [endpoint for endpoint in pool if endpoint not in failed] if failed else pool
         if not usable:
             return None
         if not sticky_seconds:

@@ -6,6 +6,7 @@ would be in the modes that translate.
 
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -36,14 +37,16 @@ class Flow:
 
 
 class Flows:
-    """Of all frontends, in the order in which they were last used by their clients."""
+    """Of all frontends."""
 
     def __init__(self, poller: Poller, refuse: Callable[[Place, Client], None]) -> None:
         """``refuse`` tells a client that its endpoint does not listen."""
         self._poller = poller
         self._refuse = refuse
         self._flows: dict[tuple[Place, Client], Flow] = {}
-        self._ending: list[Flow] = []
+        """In the order in which they were last used."""
+        self._clients: defaultdict[Place, set[Client]] = defaultdict(set)
+        self._ending: set[Flow] = set()
 
     def __len__(self) -> int:
         return len(self._flows) + len(self._ending)
@@ -52,7 +55,7 @@ class Flows:
         self, place: Place, front: socket.socket, client: Client, data: bytes, choose: Callable[[], Endpoint | None]
     ) -> None:
         """What a client sent, to its endpoint."""
-        flow = self._flows.pop((place, client), None)
+        flow = self._flows.get((place, client))
         if flow is None:
             endpoint = choose()
             if endpoint is None:
@@ -60,14 +63,20 @@ class Flows:
             flow = self._open(place, front, client, endpoint)
             if flow is None:
                 return
-        flow.last = time.monotonic()
-        self._flows[place, client] = flow
+        self._use(flow)
         try:
             flow.server.send(data)
         except ConnectionRefusedError:  # told by an earlier datagram
             self._refused(flow)
         except OSError:
             pass  # no room or no route: a datagram may be lost
+
+    def _use(self, flow: Flow) -> None:
+        if flow in self._ending:
+            return
+        flow.last = time.monotonic()
+        self._flows.pop((flow.place, flow.client), None)
+        self._flows[flow.place, flow.client] = flow
 
     def _open(self, place: Place, front: socket.socket, client: Client, endpoint: Endpoint) -> Flow | None:
         if len(self._flows) >= MOST_FLOWS:
@@ -85,6 +94,7 @@ class Flows:
         except OSError:
             server.close()
             return None
+        self._clients[place].add(client)
         self._poller.watch(server.fileno(), READ, lambda _: self._answers(flow, front))
         return flow
 
@@ -101,7 +111,7 @@ class Flows:
                 self._end(flow)
                 return
             flow.answered = True
-            flow.last = time.monotonic()
+            self._use(flow)
             try:
                 front.sendto(data, flow.client)
             except OSError:
@@ -112,24 +122,38 @@ class Flows:
         self._refuse(flow.place, flow.client)
 
     def tick(self, now: float) -> None:
-        idle = [f for f in self._flows.values() if now - f.last > (_BOTH_WAYS_S if f.answered else _ONE_WAY_S)]
-        over = [f for f in self._ending if now - f.last > _ON_ITS_WAY_S]
-        for flow in [*idle, *over]:
+        """End what has been idle for too long."""
+        over = [flow for flow in self._ending if now - flow.last > _ON_ITS_WAY_S]
+        for flow in self._flows.values():
+            idle = now - flow.last
+            if idle <= _ONE_WAY_S:
+                break  # and so are all after it
+            if not flow.answered or idle > _BOTH_WAYS_S:
+                over.append(flow)
+        for flow in over:
             self._end(flow)
 
     def keep_only(self, place: Place, allowed: Callable[[Client], Collection[Endpoint]]) -> None:
         """End those of a frontend that lead elsewhere, but let answers through that are on their way: their clients'
         next datagrams choose anew."""
-        stale = [f for f in self._flows.values() if f.place == place and f.endpoint not in allowed(f.client)]
-        for flow in stale:
-            del self._flows[flow.place, flow.client]
-            flow.last = time.monotonic()
-            self._ending.append(flow)
+        for client in list(self._clients.get(place, ())):
+            flow = self._flows[place, client]
+            if flow.endpoint not in allowed(client):
+                self._leave(flow)
+                flow.last = time.monotonic()
+                self._ending.add(flow)
+
+    def _leave(self, flow: Flow) -> None:
+        """Its client may begin another."""
+        del self._flows[flow.place, flow.client]
+        self._clients[flow.place].discard(flow.client)
+        if not self._clients[flow.place]:
+            del self._clients[flow.place]
 
     def _end(self, flow: Flow) -> None:
-        if self._flows.get((flow.place, flow.client)) is flow:
-            del self._flows[flow.place, flow.client]
-        elif flow in self._ending:
-            self._ending.remove(flow)
+        if flow in self._ending:
+            self._ending.discard(flow)
+        else:
+            self._leave(flow)
         self._poller.forget(flow.server.fileno())
         flow.server.close()

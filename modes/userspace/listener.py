@@ -3,14 +3,14 @@
 import os
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from ipaddress import ip_address, ip_network
 
 from modes.userspace import packet_filter
 from modes.userspace.choice import Chooser
 from modes.userspace.flows import Client, Flows
 from modes.userspace.origin import Origins
-from modes.userspace.poller import READ, Poller
+from modes.userspace.poller import ONE_OF_US, READ, Poller
 from modes.userspace.protocol import Endpoint, Entry
 from modes.userspace.relay import Relay
 
@@ -59,7 +59,9 @@ class Listener:
             self._begins = False
             if self._is_tcp:
                 self.socket.listen(_BACKLOG)
-            self._crew.poller.watch(self.socket.fileno(), READ, self._accept if self._is_tcp else self._take)
+                self._crew.poller.watch(self.socket.fileno(), READ | ONE_OF_US, self._accept)
+            else:
+                self._crew.poller.watch(self.socket.fileno(), READ, self._take)
         elif not self._is_tcp:
             self._crew.flows.keep_only(entry.place, lambda client: self._pool(client[0]))
 
@@ -70,7 +72,7 @@ class Listener:
             self._crew.flows.keep_only(self.entry.place, lambda _: ())
             self.socket.close()
 
-    def _pool(self, client: str) -> Collection[Endpoint]:
+    def _pool(self, client: str) -> Sequence[Endpoint]:
         if self._sources is not None and not any(ip_address(client) in source for source in self._sources):
             return ()
         return self.entry.inside if self._crew.origins.is_inside(client) else self.entry.outside

@@ -5,28 +5,35 @@ affair. A relay is told only what changed.
 """
 
 import errno
+import logging
 import os
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 from modes.userspace.guard import guard, is_guarded
+from modes.userspace.plan import Plan
 from modes.userspace.protocol import Entry, Lost, Place, Site
-from modes.userspace.relay_process import Relay, processes
-from modes.userspace.route import entries_of
+from modes.userspace.relay_process import found, portions, processes
+from modes.userspace.relays import Relays
+from pyproxy.kernel import flow
+from pyproxy.kernel.claimed_address import ClaimedAddresses
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.local_route import LocalRoutes
 from pyproxy.kernel.own_address import node_port_addresses, of_devices
 from pyproxy.table import IP, Drift, Family, Host, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
+log = logging.getLogger("pyproxy")
+
 _OWNER = 112
 """Of local routes; see pyproxy.kernel.local_route."""
 _IP_FREEBIND = 15
 _RETIRING_S = 2.0
+_LISTENS_ON_S = 1.0
+"""After another mode has taken over, for whose handshake is under way."""
 
 
 class UserspaceMode:
@@ -35,19 +42,11 @@ class UserspaceMode:
     ends_connections = True
 
     def __init__(self) -> None:
-        self._routes = LocalRoutes(_OWNER)
-        self._relay = Relay()
+        self._addresses = ClaimedAddresses(_OWNER)
+        self._relays = Relays()
         self._host = Host()
-        self._own: frozenset[IP] = frozenset()  # addresses that this node has anyway
-        self._answering: tuple[IP, ...] = ()  # those of them where node ports answer
-        self._claimed: set[IP] = set()
-        self._leaving: set[IP] = set()  # claimed, and kept for connections that are open alone
-        self._addresses: dict[RouteId, AbstractSet[IP]] = {}
-        """That are claimed for a route."""
-        self._entries: dict[RouteId, list[Entry]] = {}
-        self._owners: dict[Place, RouteId] = {}
-        self._users: Counter[IP] = Counter()
-        """How many routes an address is claimed for."""
+        self._site = Site()
+        self._plan = Plan()
         self._taken: dict[Place, str] = {}
         """Places that could not be had, and why."""
         self._in_order = False
@@ -72,7 +71,8 @@ class UserspaceMode:
 
     def shortfalls(self) -> Mapping[RouteId, str]:
         """Ports that somebody else holds, by whose they should be."""
-        return {self._owners[place]: why for place, why in self._taken.items() if place in self._owners}
+        owners = self._plan.owners
+        return {owners[place]: why for place, why in self._taken.items() if place in owners}
 
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
         everything = changed is None or not self._in_order
@@ -81,104 +81,89 @@ class UserspaceMode:
             if everything:
                 self._rebuild(table)
             else:
-                self._write(*self._plan(table, changed or frozenset()))
+                change = self._plan.change(table, changed or frozenset())
+                self._write(change.put, change.drop, change.come)
+                self._addresses.leave(change.gone)
+                self._let_go()
         except Lost as error:
-            raise ModeError(f"the relay can't be steered: {error}") from error
+            raise ModeError(f"a relay can't be steered: {error}") from error
         self._in_order = True
 
     def _rebuild(self, table: Table) -> None:
         """Whatever is not as it must be, in place."""
         self._host = table.host
+        self._site = Site(tuple(table.host.pod_prefixes), table.host.pod_interfaces)
         with as_mode_error("the addresses of this node can't be read"):
-            self._own = of_devices()
-            self._answering = node_port_addresses(table.host.node_port_prefixes, self._own)
-            self._claimed = self._routes.listed()
-        self._relay.muster()
-        self._entries, self._owners, self._users, self._taken = {}, {}, Counter(), {}
-        self._addresses = {}
-        self._plan(table, table.routes.keys())
-        self._leaving = self._claimed - self._users.keys()
-        wanted = {entry.place: entry for entries in self._entries.values() for entry in entries}
-        served = self._relay.entries
-        put = [entry for place, entry in wanted.items() if served.get(place) != entry]
+            own = of_devices()
+            answering = node_port_addresses(table.host.node_port_prefixes, own)
+        self._plan = Plan(own, answering)
+        self._plan.change(table, table.routes.keys())
+        self._taken = {}
+        self._relays.muster(table.host.userspace_workers)
+        self._addresses.adopt(self._plan.addresses)
+        wanted = self._plan.entries
+        put = [entry for entry in wanted.values() if not self._relays.serves(entry, self._site)]
         # Who is inside may be others now.
-        self._guard([entry for place, entry in wanted.items() if served.get(place) == entry])
-        self._write(put, self._relay.entries.keys() - wanted.keys(), self._users.keys())
-
-    def _plan(
-        self, table: Table, changed: AbstractSet[RouteId]
-    ) -> tuple[list[Entry], AbstractSet[Place], AbstractSet[IP]]:
-        """What is to be put, to be dropped, and to be claimed."""
-        before = {entry.place: entry for route_id in changed for entry in self._entries.pop(route_id, ())}
-        gone = [ip for route_id in changed for ip in self._addresses.pop(route_id, ())]
-        after: dict[Place, Entry] = {}
-        for route_id in changed & table.routes.keys():
-            fronts = {frontend.address for frontend in table.routes[route_id].frontends}
-            self._addresses[route_id] = fronts - self._own
-            self._entries[route_id] = list(entries_of(table.routes[route_id], self._answering))
-            after.update((entry.place, entry) for entry in self._entries[route_id])
-            self._owners.update((entry.place, route_id) for entry in self._entries[route_id])
-        come = [ip for route_id in changed for ip in self._addresses.get(route_id, ())]
-        self._count(come, gone)
-        drop = before.keys() - after.keys()
-        for place in drop:
-            del self._owners[place]
-            self._taken.pop(place, None)
-        return [entry for place, entry in after.items() if before.get(place) != entry], drop, set(come)
-
-    def _count(self, come: Iterable[IP], gone: Iterable[IP]) -> None:
-        """Which addresses routes have now, and which they had until now."""
-        self._users.update(come)
-        for ip in gone:
-            self._users[ip] -= 1
-            if not self._users[ip]:
-                del self._users[ip]
-                self._leaving.add(ip)
-        self._leaving -= self._users.keys()
+        self._guard(entry for entry in wanted.values() if self._relays.serves(entry, self._site))
+        self._write(put, self._relays.places() - wanted.keys(), self._plan.addresses)
+        self._let_go()
 
     def _write(self, put: list[Entry], drop: AbstractSet[Place], come: AbstractSet[IP]) -> None:
-        new = come - self._claimed
-        with as_mode_error("addresses can't be claimed"):
-            self._routes.add(new)
-        self._claimed |= new
-        self._guard([entry for entry in put if entry.place in self._relay.entries])
-        fresh = self._bind(entry.place for entry in put if entry.place not in self._relay.entries)
-        put = [entry for entry in put if entry.place not in self._taken]
-        site = Site(tuple(self._host.pod_prefixes), self._host.pod_interfaces)
-        try:
-            for entry in put:
-                if entry.place in fresh and is_guarded(entry):
-                    self._set_filter(fresh[entry.place], entry)
-            busy = self._relay.change(put, list(drop), fresh, site).busy
-        finally:
-            for one in fresh.values():
-                one.close()
-        self._let_go(busy)
+        """An address is claimed when all is ready for it, so that nobody is refused on the way; and before others get
+        new ports, so that whoever sees something new sees all of it."""
+        self._taken = {place: why for place, why in self._taken.items() if place not in drop}
+        known = self._relays.places()
+        new = [entry for entry in put if entry.place not in known]
+        old = [entry for entry in put if entry.place in known]
+        coming = come - self._addresses.claimed
+        self._open(entry for entry in new if entry.place[1] in coming)
+        self._addresses.claim(come)
+        self._open(entry for entry in new if entry.place[1] not in coming)
+        self._guard(old)
+        self._relays.change(old, drop, {}, self._site)
 
-    def _guard(self, entries: list[Entry]) -> None:
+    def _open(self, entries: Iterable[Entry]) -> None:
+        """Listen where nobody does yet."""
+        new = {entry.place: entry for entry in entries}
+        for portion in portions(new):
+            fresh = self._bind(portion)
+            try:
+                for place, one in fresh.items():
+                    if is_guarded(new[place]):
+                        self._set_filter(one, new[place])
+                self._relays.change([new[place] for place in fresh], frozenset(), fresh, self._site)
+            finally:
+                for one in fresh.values():
+                    one.close()
+
+    def _guard(self, entries: Iterable[Entry]) -> None:
         """Sockets that are in use get the filters that these entries want."""
-        known = self._relay.entries
-        touched = {entry.place: entry for entry in entries if is_guarded(entry) or is_guarded(known[entry.place])}
-        if touched:
-            for place, one in self._relay.lend(list(touched)).items():
-                with one:
-                    self._set_filter(one, touched[place])
+        touched = {entry.place: entry for entry in entries if is_guarded(entry) or self._was_guarded(entry.place)}
+        for place, one in self._relays.lend(touched):
+            with one:
+                self._set_filter(one, touched[place])
+
+    def _was_guarded(self, place: Place) -> bool:
+        before = self._relays.entry(place)
+        return before is not None and is_guarded(before)
 
     def _set_filter(self, one: socket.socket, entry: Entry) -> None:
         with as_mode_error("a socket does not take a filter"):
-            guard(one, entry, self._host, self._own)
+            guard(one, entry, self._host, self._plan.own)
 
     def _bind(self, places: Iterable[Place]) -> dict[Place, socket.socket]:
-        """A socket for each; what somebody else holds is noted in `_taken`. It listens once the relay has it."""
+        """A socket for each; what somebody else holds is noted in `_taken`. It listens once a relay has it."""
         fresh: dict[Place, socket.socket] = {}
+        room = self._relays.most_places - len(self._relays.places())
         for place in places:
+            transport, address, port = place
             try:
+                if len(fresh) >= room:
+                    raise OSError(errno.EMFILE, "a relay may not open more files: raise RLIMIT_NOFILE of pyproxy")
                 fresh[place] = self._bound(place)
                 self._taken.pop(place, None)
             except OSError as error:
-                transport, address, port = place
-                what = f"port {port}/{transport} of {address} can't be had: {os.strerror(error.errno or 0)}"
-                self._taken[place] = what
+                self._taken[place] = f"port {port}/{transport} of {address} can't be had: {error.strerror}"
         return fresh
 
     def _bound(self, place: Place) -> socket.socket:
@@ -192,45 +177,33 @@ class UserspaceMode:
                     raise
             time.sleep(0.05)
 
-    def _let_go(self, busy: Iterable[str]) -> None:
+    def _let_go(self) -> None:
         """Of addresses that no service has any more, as soon as no connection needs them."""
-        free = self._leaving - set(map(IP, busy))
-        with as_mode_error("addresses can't be let go"):
-            self._routes.remove(free)
-        self._claimed -= free
-        self._leaving -= free
+        states = self._relays.states()
+        self._addresses.let_go({IP(address) for state in states for address in state.busy})
+        for state in states:
+            if state.failures:
+                log.error("a relay met what it should not", extra={"times": state.failures, "last": state.last_failure})
 
     def verify(self) -> list[Drift]:
-        """The relay is asked for all that it serves; and ports that were taken are tried again."""
+        """The relays are asked for all that they serve; and ports that were taken are tried again."""
         try:
             drift = list(self._compare())
             if not drift:
-                self._let_go(self._relay.state().busy)
-                self._try_again()
+                self._let_go()
+                self._write([self._plan.entries[place] for place in self._taken], frozenset(), frozenset())
         except Lost as error:
-            return [Drift(None, f"the relay is gone: {error}")]
+            return [Drift(None, f"a relay is gone: {error}")]
         return drift
 
     def _compare(self) -> Iterator[Drift]:
-        known = dict(self._relay.entries)
-        if self._relay.find() is None:
-            yield Drift(None, "the relay is gone")
-            return
-        for place in known.keys() | self._relay.entries.keys():
-            if known.get(place) != self._relay.entries.get(place):
-                yield Drift(self._owners.get(place), f"the relay does not serve {place} as it was told")
+        for place, what in self._relays.differences():
+            yield Drift(self._plan.owners.get(place) if place else None, what)
         with as_mode_error("the addresses of this node can't be read"):
-            if of_devices() != self._own:
+            if of_devices() != self._plan.own:
                 yield Drift(None, "the addresses of this node are others now")
-        with as_mode_error("local routes can't be read"):
-            for ip in self._routes.listed() ^ self._claimed:
-                yield Drift(None, f"the local route of {ip} is {'missing' if ip in self._claimed else 'foreign'}")
-
-    def _try_again(self) -> None:
-        places = set(self._taken)
-        entries = [entry for route_id in {self._owners[place] for place in places} for entry in self._entries[route_id]]
-        if again := [entry for entry in entries if entry.place in places]:
-            self._write(again, frozenset(), frozenset())
+        for what in self._addresses.differences():
+            yield Drift(None, what)
 
     def cleanup(self) -> list[str]:
         """Relays end at once, and with them what is open."""
@@ -239,45 +212,50 @@ class UserspaceMode:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         removed = [f"{len(ended)} relay processes"] if ended else []
-        return removed + self._release(self._listed())
+        return removed + self._addresses.release()
 
-    def retire(self, successor: Mode) -> Iterator[str]:  # noqa: ARG002
+    def retire(self, successor: Mode) -> Iterator[str]:
         """Nobody listens any more; what is open is relayed to its end."""
         with suppress(Lost):
-            if self._relay.find() is not None:
-                self._relay.drain()
-                yield "what relays listened on"
+            for relay in found():
+                if successor.tracks_connections:
+                    with as_mode_error("conntrack can't be read"):
+                        flow.end_untranslated(relay.entries)
+                relay.leave(_LISTENS_ON_S)
+                yield "what a relay listened on"
         if left := len(processes()):
             raise InUse(f"{left} relays have open connections")
-        yield from self._release(self._listed())
-
-    def _listed(self) -> set[IP]:
-        with as_mode_error("local routes can't be read"):
-            return self._routes.listed()
-
-    def _release(self, addresses: set[IP]) -> list[str]:
-        with as_mode_error("local routes can't be removed"):
-            self._routes.remove(addresses)
-        return [f"{len(addresses)} local routes"] if addresses else []
+        yield from self._addresses.release()
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
-        """The local route as ip(8) shows it, and what the relay answers."""
-        lines = [f"local {address} dev lo table local"] if address in self._listed() else []
+        """The local route as ip(8) shows it, and what the relays answer."""
+        lines = [f"local {address} dev lo table local"] if address in self._addresses.listed() else []
+        place = (transport.value, address, port)
         try:
-            if self._relay.find() is None:
-                return lines
+            relays = found()
         except Lost as error:
-            raise ModeError(f"the relay can't be asked: {error}") from error
-        if entry := self._relay.entries.get((transport.value, address, port)):
-            lines.append(f"listen {transport.value} {address} {port} for {entry.route}")
-            lines += [f"from {source}" for source in entry.sources or ()]
-            pools = {"outside ": entry.outside, "inside ": entry.inside}
-            if entry.inside == entry.outside:
-                pools = {"": entry.inside}
-            lines += [f"relay {who}to {ip} {number}" for who, pool in pools.items() for ip, number in pool]
-        elif lines:
-            lines.append(f"nobody listens on {transport.value} {address} {port}")
-        return lines
+            raise ModeError(f"a relay can't be asked: {error}") from error
+        told = list(dict.fromkeys(line for relay in relays for line in _told(relay.entries.get(place))))
+        for relay in relays:
+            relay.close()
+        if lines and not told:
+            told = [f"nobody listens on {transport.value} {address} {port}"]
+        return lines + told
+
+
+def _told(entry: Entry | None) -> Iterator[str]:
+    if entry is None:
+        return
+    transport, address, port = entry.place
+    yield f"listen {transport} {address} {port} for {entry.route}"
+    for source in entry.sources or ():
+        yield f"from {source}"
+    pools = {"outside ": entry.outside, "inside ": entry.inside}
+    if entry.inside == entry.outside:
+        pools = {"": entry.inside}
+    for who, pool in pools.items():
+        for ip, number in pool:
+            yield f"relay {who}to {ip} {number}"
 
 
 def _bound(place: Place) -> socket.socket:
@@ -288,7 +266,7 @@ def _bound(place: Place) -> socket.socket:
     try:
         if transport == "tcp":
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
-        # Somebody may have taken the local route away; then it comes back with the next verification.
+        # Before it is claimed; and somebody may have taken the local route away.
         one.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         one.bind((address, port))
     except BaseException:

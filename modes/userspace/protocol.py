@@ -1,23 +1,28 @@
 """What the proxy and its relays say to each other, over a Unix socket.
 
 The socket has a name in the abstract namespace: it belongs to the network namespace, needs no file system, and goes
-with whoever listens. A message is its length in four bytes and msgpack; descriptors follow the one they belong to.
+with whoever listens. A message is its length in four bytes and msgpack; its descriptors follow it, some with each of as
+many bytes as they take.
+
+A relay of any version is spoken to when a newer one takes its sockets over: Hello, Lend and Leave stay as they are, and
+what is said of an Entry only grows.
 """
 
 import socket
 import struct
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-ADDRESS = "\0pyproxy-relay"
-MOST_DESCRIPTORS = 200
-"""In one message; the kernel takes 253 (SCM_MAX_FD)."""
+PREFIX = "\0pyproxy-relay-"
+"""Of names; anything may follow."""
+_PORTION = 200  # descriptors with one byte; the kernel takes 253 (SCM_MAX_FD)
 _LENGTH = struct.Struct("!I")
 _LONGEST = 256 << 20
-_PATIENCE_S = 30.0
+_READ_BYTES = 1 << 20
 
 Place = tuple[str, str, int]
 """Transport, address and port that clients connect to."""
@@ -54,18 +59,22 @@ class Hello(msgspec.Struct, tag=True):
 
 class Welcome(msgspec.Struct, tag=True):
     version: str
+    number: int
+    """Which of the relays it is, from 0."""
+    most_files: int
+    """That it may have open."""
     entries: list[Entry]
     """All that are served."""
     site: Site
 
 
 class Change(msgspec.Struct, tag=True):
-    """Serve ``put``, in place of what was served there, and ``drop`` no more. Sockets for places that are new follow in
-    the order of ``sockets``. Answered by State."""
+    """Serve ``put``, in place of what was served there, and ``drop`` no more. Answered by State."""
 
     put: list[Entry]
     drop: list[Place]
     sockets: list[Place]
+    """Places that are new, whose descriptors follow."""
     site: Site
 
 
@@ -75,20 +84,20 @@ class Lend(msgspec.Struct, tag=True):
     places: list[Place]
 
 
-class HandOver(msgspec.Struct, tag=True):
-    """Another relay takes over: answered by Sockets, whose descriptors follow; what is open is relayed to its end."""
-
-
 class Sockets(msgspec.Struct, tag=True):
-    places: list[Place]
+    sockets: list[Place]
+    """Whose descriptors follow."""
+
+
+class Leave(msgspec.Struct, tag=True):
+    """Listen no more after ``seconds``, and end with the last connection. At once if another relay listens at the same
+    sockets by now. Answered by State."""
+
+    seconds: float
 
 
 class Ask(msgspec.Struct, tag=True):
     """Answered by State."""
-
-
-class Drain(msgspec.Struct, tag=True):
-    """Listen no more, and end with the last connection. Answered by State."""
 
 
 class State(msgspec.Struct, tag=True):
@@ -96,9 +105,13 @@ class State(msgspec.Struct, tag=True):
     """Addresses that connections are open to."""
     connections: int
     flows: int
+    failures: int = 0
+    """Mistakes of ours that it survived since it was last asked…"""
+    last_failure: str = ""
+    """…and what the last one was."""
 
 
-Message = Hello | Welcome | Change | Lend | HandOver | Sockets | Ask | Drain | State
+Message = Hello | Welcome | Change | Lend | Sockets | Leave | Ask | State
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
@@ -112,59 +125,85 @@ def version() -> str:
     return sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
-def send(channel: socket.socket, message: Message, descriptors: list[int] | None = None) -> None:
-    """Raises Lost."""
+def pack(message: Message, sockets: Sequence[socket.socket] = ()) -> Iterator[tuple[bytes, Sequence[socket.socket]]]:
+    """As what is to be sent with which sockets' descriptors, one after the other."""
     body = msgspec.msgpack.encode(message)
-    channel.settimeout(_PATIENCE_S)
-    try:
-        channel.sendall(_LENGTH.pack(len(body)) + body)
-        for start in range(0, len(descriptors or ()), MOST_DESCRIPTORS):
-            socket.send_fds(channel, [b"+"], (descriptors or [])[start : start + MOST_DESCRIPTORS])
-    except OSError as error:
-        raise Lost(str(error)) from error
+    yield _LENGTH.pack(len(body)) + body, ()
+    for start in range(0, len(sockets), _PORTION):
+        yield b"+", sockets[start : start + _PORTION]
 
 
-def receive(channel: socket.socket, patience: float = _PATIENCE_S) -> Message:
-    """Raises Lost, also if nothing comes for ``patience`` seconds."""
-    channel.settimeout(patience)
-    (length,) = _LENGTH.unpack(_exactly(channel, _LENGTH.size))
-    if length > _LONGEST:
-        raise Lost(f"a message of {length} bytes")
-    try:
-        return _DECODER.decode(_exactly(channel, length))
-    except msgspec.MsgspecError as error:
-        raise Lost(str(error)) from error
+def send(channel: socket.socket, data: bytes, sockets: Sequence[socket.socket]) -> int:
+    """One of these; returns how many bytes went. Raises OSError, also if a socket was closed meanwhile."""
+    return socket.send_fds(channel, [data], [one.fileno() for one in sockets])
 
 
-def receive_sockets(channel: socket.socket, count: int) -> list[socket.socket]:
-    """Those that follow a message. Raises Lost."""
-    found: list[socket.socket] = []
-    try:
-        while len(found) < count:
-            _, descriptors, *_ = socket.recv_fds(channel, 1, MOST_DESCRIPTORS)
-            if not descriptors:
-                raise Lost("descriptors are missing")
-            found += [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    except OSError as error:
-        raise Lost(str(error)) from error
-    return found
+class Inbox:
+    """What has come through a channel, until it makes a message."""
 
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._data = bytearray()
+        self._descriptors: list[socket.socket] = []
+        self._message: Message | None = None  # while its descriptors are on their way
 
-def _exactly(channel: socket.socket, length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length:
+    def read(self) -> None:
+        """What is there; blocks as the channel does. Raises Lost, BlockingIOError, TimeoutError."""
         try:
-            more = channel.recv(min(length - len(data), 1 << 20))
+            data, descriptors, *_ = socket.recv_fds(self._channel, _READ_BYTES, _PORTION)
+        except (BlockingIOError, TimeoutError):
+            raise
         except OSError as error:
             raise Lost(str(error)) from error
-        if not more:
+        self._descriptors += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        if not data:
             raise Lost("it hung up")
-        data += more
-    return bytes(data)
+        self._data += data
+
+    def take(self) -> tuple[Message, list[socket.socket]] | None:
+        """The next message with its descriptors; None if it has not come yet. Raises Lost."""
+        if self._message is None:
+            self._message = self._decode()
+        if self._message is None:
+            return None
+        expected = len(self._message.sockets) if isinstance(self._message, Change | Sockets) else 0
+        portions = -(-expected // _PORTION)
+        if len(self._data) < portions:
+            return None
+        if len(self._descriptors) < expected:
+            raise Lost("descriptors are missing")
+        message, sockets = self._message, self._descriptors[:expected]
+        del self._data[:portions], self._descriptors[:expected]
+        self._message = None
+        return message, sockets
+
+    def _decode(self) -> Message | None:
+        if len(self._data) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._data)
+        if length > _LONGEST:
+            raise Lost(f"a message of {length} bytes")
+        end = _LENGTH.size + length
+        if len(self._data) < end:
+            return None
+        try:
+            message = _DECODER.decode(bytes(self._data[_LENGTH.size : end]))
+        except msgspec.MsgspecError as error:
+            raise Lost(str(error)) from error
+        del self._data[:end]
+        return message
+
+    def close(self) -> None:
+        for one in self._descriptors:
+            one.close()
+        self._descriptors.clear()
 
 
-def peer_is_allowed(channel: socket.socket, owner: int) -> bool:
-    """Abstract names have no permissions, so who may steer a relay is asked of the kernel: root, or who started it."""
+def peer(channel: socket.socket) -> tuple[int, int]:
+    """The process that is on the other side, or that began to listen there, and its user (SO_PEERCRED).
+
+    Abstract names have no permissions, so who may steer a relay, and who is one, is asked of the kernel.
+    """
     credentials: Any = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    _, user, _ = struct.unpack("=3i", credentials)
-    return user in (0, owner)
+    process, user, _ = struct.unpack("=3i", credentials)
+    return process, user

@@ -11,12 +11,13 @@ import struct
 import time
 from collections.abc import Callable, Collection
 
+from modes.userspace.held import Memory, Pipe
 from modes.userspace.poller import BROKEN, READ, WRITE, Poller
 from modes.userspace.protocol import Endpoint
 
 CONNECT_TIMEOUT_S = 5.0
 _ATTEMPTS = 2
-_CHUNK = 64 << 10
+_MUCH = 256 << 10  # bytes one way, from which on a pipe pays
 _AT_ONCE = struct.pack("=ii", 1, 0)  # linger: closing resets
 _IDLE_S, _BETWEEN_S, _PROBES = 60, 15, 4  # keepalive, so that what vanished without a word does not stay
 
@@ -27,11 +28,12 @@ Choose = Callable[[Collection[Endpoint]], Endpoint | None]
 class _Side:
     """One of the two sockets, and what it is yet to be sent."""
 
-    __slots__ = ("events", "finished", "pending", "socket", "watched")
+    __slots__ = ("events", "finished", "pending", "socket", "taken", "watched")
 
     def __init__(self, one: socket.socket) -> None:
         self.socket = one
-        self.pending: memoryview | None = None
+        self.pending: Memory | Pipe = Memory()
+        self.taken = 0  # bytes, until they are much
         self.finished = False  # it has said all that it will
         self.events = 0
         self.watched = False
@@ -115,9 +117,9 @@ class Relay:
 
     def _happened(self, side: _Side, other: _Side, events: int) -> None:
         try:
-            if events & WRITE and side.pending is not None:
+            if events & WRITE and side.pending:
                 self._flush(side, other)
-            if (events & READ or events & BROKEN) and other.pending is None and not side.finished:
+            if events & (READ | BROKEN) and not other.pending and not side.finished:
                 self._carry(side, other)
             elif events & BROKEN and not events & WRITE:
                 if code := side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -127,7 +129,10 @@ class Relay:
         except OSError:  # reset by one side, so by us for the other
             self.abort()
             return
-        if side.finished and other.finished and side.pending is None and other.pending is None:
+        except Exception:
+            self.abort()
+            raise
+        if side.finished and other.finished and not side.pending and not other.pending:
             self._end()
             return
         self._arrange(side, other)
@@ -135,39 +140,37 @@ class Relay:
 
     def _carry(self, side: _Side, other: _Side) -> None:
         try:
-            data = side.socket.recv(_CHUNK)
+            count = other.pending.fill(side.socket)
         except BlockingIOError:
             return
-        if not data:
+        if not count:
             side.finished = True
             self._shut(other)
             return
-        try:
-            sent = other.socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            other.pending = memoryview(data)[sent:]
+        other.pending.empty(other.socket)
+        if other.taken < _MUCH:
+            other.taken += count
+        elif not other.pending and isinstance(other.pending, Memory):
+            try:
+                other.pending = Pipe()
+            except OSError:
+                other.taken = 0  # no descriptor is left; perhaps later
 
     def _flush(self, side: _Side, other: _Side) -> None:
-        pending = side.pending or memoryview(b"")
-        try:
-            side.pending = pending[side.socket.send(pending) :] or None
-        except BlockingIOError:
-            return
-        if side.pending is None and other.finished:
+        side.pending.empty(side.socket)
+        if not side.pending and other.finished:
             self._shut(side)
 
     @staticmethod
     def _shut(side: _Side) -> None:
         """As the other one has nothing more to say."""
-        if side.pending is None:
+        if not side.pending:
             side.socket.shutdown(socket.SHUT_WR)
 
     def _arrange(self, side: _Side, other: _Side) -> None:
         """Read what the other can take, and write what waits."""
-        events = 0 if side.finished or other.pending is not None else READ
-        events |= WRITE if side.pending is not None else 0
+        events = 0 if side.finished or other.pending else READ
+        events |= WRITE if side.pending else 0
         if not side.watched and events:
             self._poller.watch(
                 side.socket.fileno(), events, self._on_client if side is self._client else self._on_server
@@ -185,6 +188,7 @@ class Relay:
     def _close(self, side: _Side) -> None:
         self._unwatch(side)
         side.socket.close()
+        side.pending.close()
 
     def abort(self) -> None:
         """Reset whichever side is there."""

@@ -1,22 +1,25 @@
-"""The relay of this network namespace, as the proxy sees it: found, started, steered, replaced."""
+"""One relay of this network namespace, as the proxy sees it: found, started, steered."""
 
-import logging
 import os
+import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from modes.userspace import protocol
 from modes.userspace.protocol import (
     Ask,
     Change,
-    Drain,
     Entry,
-    HandOver,
     Hello,
+    Inbox,
+    Leave,
     Lend,
     Lost,
     Message,
@@ -27,68 +30,55 @@ from modes.userspace.protocol import (
     Welcome,
 )
 
-log = logging.getLogger("pyproxy")
-
 _ROOT = Path(__file__).parents[2]  # where `modes` and `pyproxy` are
 _PATIENCE_S = 30.0
+_PORTION = 500  # descriptors that are on their way at a time: few enough for any process to have
 _Answer = TypeVar("_Answer", Welcome, Sockets, State)
 
 
 class Relay:
-    """Every call raises Lost."""
+    """Every call raises Lost, and the relay is not spoken to any more after that."""
 
-    def __init__(self) -> None:
-        self._channel: socket.socket | None = None
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._inbox = Inbox(channel)
+        self.process, self._user = protocol.peer(channel)
         self.entries: dict[Place, Entry] = {}
         """What it serves, as far as we know."""
         self.site = Site()
+        self.version, self.number, self.most_files = "", 0, 0
+        self.learn()
 
-    def muster(self) -> None:
-        """There is one of this version afterwards, which serves what one of before served."""
-        found = self.find()
-        if found == protocol.version():
-            return
-        served, site, sockets = self.entries, self.site, self.hand_over() if found else {}
-        self._start()
-        if sockets:
-            log.info("took over from a relay of another version", extra={"sockets": len(sockets)})
-            self.change([served[place] for place in sockets], [], sockets, site)
-            for one in sockets.values():
-                one.close()
-
-    def find(self) -> str | None:
-        """The version of the one that runs, None if none does."""
-        self.close()
-        self.entries = {}
-        channel = socket.socket(socket.AF_UNIX)
-        try:
-            channel.connect(protocol.ADDRESS)
-        except OSError:
-            channel.close()
-            return None
-        self._channel = channel
+    def learn(self) -> None:
+        """What it is, and all that it serves."""
         welcome = self._ask(Hello(), Welcome)
-        self.entries, self.site = {entry.place: entry for entry in welcome.entries}, welcome.site
-        return welcome.version
+        self.version, self.number, self.most_files = welcome.version, welcome.number, welcome.most_files
+        self.entries = {entry.place: entry for entry in welcome.entries}
+        self.site = welcome.site
 
-    def _start(self) -> None:
-        """In a session of its own, so that no signal for us reaches it, and with nothing of ours open."""
-        command = [sys.executable, "-P", "-m", "modes.userspace.worker"]
+    @classmethod
+    def start(cls, number: int) -> Self:
+        """It belongs to no terminal, no folder and no group of ours, and has nothing of ours open."""
+        name = secrets.token_hex(8)
+        command = [sys.executable, "-P", "-m", "modes.userspace.worker", str(number), name]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
         nowhere = subprocess.DEVNULL
         process = subprocess.Popen(
             command, stdin=nowhere, stdout=nowhere, stderr=nowhere, cwd="/", env=environment, start_new_session=True
         )
         end = time.monotonic() + _PATIENCE_S
-        while self.find() is None:
+        while (channel := _reached(protocol.PREFIX + name)) is None:
             if process.poll() is not None or time.monotonic() > end:
                 raise Lost(f"it did not start (status {process.returncode})")
             time.sleep(0.005)
+        return cls(channel)
 
-    def change(self, put: list[Entry], drop: list[Place], fresh: dict[Place, socket.socket], site: Site) -> State:
-        """``fresh``: bound sockets for places that are new."""
-        message = Change(put, drop, list(fresh), site)
-        state = self._ask(message, State, [one.fileno() for one in fresh.values()])
+    def change(
+        self, put: Sequence[Entry], drop: Iterable[Place], fresh: Mapping[Place, socket.socket], site: Site
+    ) -> State:
+        """``fresh``: bound sockets for those places of ``put`` that are new to it."""
+        given = [place for entry in put if (place := entry.place) in fresh]
+        state = self._ask(Change(list(put), list(drop), given, site), State, [fresh[place] for place in given])
         self.entries.update((entry.place, entry) for entry in put)
         for place in drop:
             self.entries.pop(place, None)
@@ -98,54 +88,90 @@ class Relay:
     def state(self) -> State:
         return self._ask(Ask(), State)
 
-    def lend(self, places: list[Place]) -> dict[Place, socket.socket]:
-        """The sockets of those of them that are served."""
-        return self._sockets(Lend(places))
+    def lend(self, places: Sequence[Place]) -> dict[Place, socket.socket]:
+        """The sockets of those of them that are served. At most `portions` of them at a time."""
+        answer, sockets = self._converse(Lend(list(places)), Sockets)
+        return dict(zip(answer.sockets, sockets, strict=True))
 
-    def hand_over(self) -> dict[Place, socket.socket]:
-        """All of its sockets; it ends with its last connection."""
-        return self._sockets(HandOver())
-
-    def _sockets(self, question: Message) -> dict[Place, socket.socket]:
-        places = self._ask(question, Sockets).places
-        return dict(zip(places, protocol.receive_sockets(self._open(), len(places)), strict=True))
-
-    def drain(self) -> State:
-        """As `hand_over`, but nobody has its sockets."""
-        return self._ask(Drain(), State)
+    def leave(self, seconds: float = 0) -> None:
+        """It is lost to us afterwards, and ends with its last connection."""
+        self._ask(Leave(seconds), State)
+        self.close()
 
     def close(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self._inbox.close()
+        self._channel.close()
 
-    def _open(self) -> socket.socket:
-        if self._channel is None:
-            raise Lost("it is not there")
-        return self._channel
+    def _ask(self, message: Message, kind: type[_Answer], sockets: Sequence[socket.socket] = ()) -> _Answer:
+        return self._converse(message, kind, sockets)[0]
 
-    def _ask(self, message: Message, kind: type[_Answer], descriptors: list[int] | None = None) -> _Answer:
+    def _converse(
+        self, message: Message, kind: type[_Answer], sockets: Sequence[socket.socket] = ()
+    ) -> tuple[_Answer, list[socket.socket]]:
         try:
-            protocol.send(self._open(), message, descriptors)
-            answer = protocol.receive(self._open())
-        except Lost:
+            self._channel.settimeout(_PATIENCE_S)
+            for data, some in protocol.pack(message, sockets):
+                sent = protocol.send(self._channel, data, some)
+                self._channel.sendall(data[sent:])
+            while (heard := self._inbox.take()) is None:
+                self._inbox.read()
+            answer, received = heard
+        except TimeoutError as error:
+            # It relays nothing either, as there is but one thread.
+            self._kill()
+            raise Lost(f"it does not answer for {_PATIENCE_S:.0f} s, and was ended") from error
+        except (Lost, OSError) as error:
             self.close()
-            raise
+            raise Lost(str(error)) from error
         if not isinstance(answer, kind):
             self.close()
             raise Lost(f"it answers {type(answer).__name__}")
-        return answer
+        return answer, received
+
+    def _kill(self) -> None:
+        self.close()
+        with suppress(ProcessLookupError, PermissionError):
+            if self.process in processes():
+                os.kill(self.process, signal.SIGKILL)
+
+
+def found() -> list[Relay]:
+    """All that listen in this network namespace, of any version, but not those that are leaving. Raises Lost."""
+    prefix = "@" + protocol.PREFIX[1:]
+    names = [line.split()[-1] for line in Path("/proc/thread-self/net/unix").read_text().splitlines()]
+    channels = (_reached("\0" + name[1:]) for name in dict.fromkeys(names) if name.startswith(prefix))
+    return [Relay(channel) for channel in channels if channel is not None]
+
+
+def _reached(name: str) -> socket.socket | None:
+    """None if nobody listens there, or somebody else than root or we: anybody may take a name."""
+    channel = socket.socket(socket.AF_UNIX)
+    try:
+        channel.connect(name)
+        if protocol.peer(channel)[1] in (0, os.geteuid()):
+            return channel
+    except OSError:
+        pass  # it has just ended, or has not begun
+    channel.close()
+    return None
+
+
+def portions(places: Iterable[Place]) -> Iterable[list[Place]]:
+    """As many at a time as may have their sockets on the way."""
+    rest = list(places)
+    for start in range(0, len(rest), _PORTION):
+        yield rest[start : start + _PORTION]
 
 
 def processes() -> list[int]:
     """The ids of all relays in this network namespace, those that are ending included, of any version."""
     here = Path("/proc/thread-self/ns/net").stat().st_ino
-    found = []
+    running = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if b"modes.userspace.worker" in words and (folder / "ns/net").stat().st_ino == here:
-                found.append(int(folder.name))
+                running.append(int(folder.name))
         except OSError:
             continue  # it has just ended
-    return found
+    return running

@@ -1,15 +1,18 @@
-"""A relay's process: `python -m modes.userspace.worker`. It is steered over its socket, and ends when told to.
+"""A relay's process: `python -m modes.userspace.worker NUMBER NAME`.
 
-It is started by the proxy and outlives it. It keeps no capability: the sockets that it listens on are handed to it.
+It is started and steered by the proxy, and outlives it. It keeps no capability: the sockets that it listens on are
+handed to it.
 """
 
 import os
 import resource
 import signal
 import socket
+import sys
 import time
 
 from modes.userspace import protocol
+from modes.userspace.conversation import Answer, Conversation
 from modes.userspace.flows import Flows
 from modes.userspace.listener import Crew, Listener
 from modes.userspace.origin import Origins
@@ -17,9 +20,8 @@ from modes.userspace.poller import READ, Poller
 from modes.userspace.protocol import (
     Ask,
     Change,
-    Drain,
-    HandOver,
     Hello,
+    Leave,
     Lend,
     Lost,
     Message,
@@ -32,14 +34,12 @@ from modes.userspace.protocol import (
 from modes.userspace.unreachable import Unreachable
 
 _NOBODY = 65534
-_PATIENCE_S = 1.0
-"""With a proxy in the midst of a message: nothing is relayed meanwhile."""
-_LISTEN_ON_S = 1.0
-"""After another mode has taken over, for whose handshake is under way."""
 
 
 class Worker:
-    def __init__(self) -> None:
+    def __init__(self, number: int, name: str) -> None:
+        """``number``: which of the relays it is. ``name``: what it is found by."""
+        self._number = number
         self._owner = os.geteuid()
         self._version = protocol.version()  # while our files can be read
         self._poller = Poller()
@@ -47,10 +47,10 @@ class Worker:
         flows = Flows(self._poller, Unreachable().tell)
         self._crew = Crew(self._poller, Origins(self._site), flows)
         self._listeners: dict[Place, Listener] = {}
-        self._ends_when_idle = False
-        self._deaf_at = float("inf")
+        self._deaf_at: float | None = None
         self._control = socket.socket(socket.AF_UNIX)
-        self._control.bind(protocol.ADDRESS)
+        self._control.setblocking(False)
+        self._control.bind(protocol.PREFIX + name)
         self._control.listen()
         self._poller.watch(self._control.fileno(), READ, self._meet)
         self._poller.every_tick(self._tick)
@@ -60,47 +60,30 @@ class Worker:
 
     def _meet(self, _: int) -> None:
         channel, _address = self._control.accept()
-        if not protocol.peer_is_allowed(channel, self._owner):
-            channel.close()
-            return
-        self._poller.watch(channel.fileno(), READ, lambda _: self._hear(channel))
-
-    def _hear(self, channel: socket.socket) -> None:
-        try:
-            self._obey(channel, protocol.receive(channel, _PATIENCE_S))
-        except Lost:
-            self._poller.forget(channel.fileno())
+        _, user = protocol.peer(channel)
+        if user in (0, self._owner):
+            Conversation(self._poller, channel, self._obey)
+        else:
             channel.close()
 
-    def _obey(self, channel: socket.socket, message: Message) -> None:
+    def _obey(self, message: Message, sockets: list[socket.socket]) -> Answer:
         match message:
             case Hello():
                 entries = [listener.entry for listener in self._listeners.values()]
-                protocol.send(channel, Welcome(self._version, entries, self._site))
+                most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                return Welcome(self._version, self._number, most, entries, self._site), ()
             case Change():
-                fresh = dict(zip(message.sockets, protocol.receive_sockets(channel, len(message.sockets)), strict=True))
-                self._change(message, fresh)
-                protocol.send(channel, self._state())
+                self._change(message, dict(zip(message.sockets, sockets, strict=True)))
             case Lend():
                 places = [place for place in message.places if place in self._listeners]
-                descriptors = [self._listeners[place].socket.fileno() for place in places]
-                protocol.send(channel, Sockets(places), descriptors)
-            case HandOver():
-                places = list(self._listeners)
-                descriptors = [self._listeners[place].socket.fileno() for place in places]
-                self._leave()
-                protocol.send(channel, Sockets(places), descriptors)
-                for listener in self._listeners.values():
-                    listener.stop(keep=listener.entry.place[0] == "udp")
-                self._listeners.clear()
+                return Sockets(places), [self._listeners[place].socket for place in places]
+            case Leave():
+                self._leave(message.seconds)
             case Ask():
-                protocol.send(channel, self._state())
-            case Drain():
-                self._leave()
-                self._deaf_at = time.monotonic() + _LISTEN_ON_S
-                protocol.send(channel, self._state())
+                pass
             case _:
                 raise Lost("that is no question")
+        return self._state(), ()
 
     def _change(self, message: Change, fresh: dict[Place, socket.socket]) -> None:
         if message.site != self._site:
@@ -117,16 +100,23 @@ class Worker:
             if gone := self._listeners.pop(place, None):
                 gone.stop()
 
-    def _leave(self) -> None:
+    def _leave(self, seconds: float) -> None:
         """Be found no more, and end with the last connection."""
-        if not self._ends_when_idle:
+        if self._deaf_at is None:
             self._poller.forget(self._control.fileno())
             self._control.close()
-        self._ends_when_idle = True
+        self._deaf_at = time.monotonic() + seconds
+        if not seconds:  # another listens at these very sockets; answers to clients of before go out through them yet
+            self._stop_all(keep_udp=True)
+
+    def _stop_all(self, *, keep_udp: bool) -> None:
+        for listener in self._listeners.values():
+            listener.stop(keep=keep_udp and listener.entry.place[0] == "udp")
+        self._listeners.clear()
 
     def _state(self) -> State:
         busy = {relay.address for relay in self._crew.relays}
-        return State(sorted(busy), len(self._crew.relays), len(self._crew.flows))
+        return State(sorted(busy), len(self._crew.relays), len(self._crew.flows), *self._poller.take_failures())
 
     def _tick(self, now: float) -> None:
         self._crew.origins.forget(now)
@@ -134,11 +124,10 @@ class Worker:
         self._crew.flows.tick(now)
         for relay in list(self._crew.relays):
             relay.tick(now)
-        if now >= self._deaf_at and self._listeners:
-            for listener in self._listeners.values():
-                listener.stop()
-            self._listeners.clear()
-        if self._ends_when_idle and not self._listeners and not self._crew.relays and not len(self._crew.flows):
+        if self._deaf_at is None or now < self._deaf_at:
+            return
+        self._stop_all(keep_udp=False)
+        if not self._crew.relays and not len(self._crew.flows):
             self._poller.stop()
 
 
@@ -147,7 +136,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # what ends the proxy ends no connection; SIGKILL does
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    worker = Worker()
+    worker = Worker(int(sys.argv[1]), sys.argv[2])
     try:  # whoever breaks into a relay is nobody
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)

@@ -7,7 +7,7 @@ from itertools import filterfalse
 
 import msgspec
 
-from modes.userspace.relay_process import Relay, processes
+from modes.userspace.relay_process import found, processes
 
 
 def main() -> None:
@@ -15,8 +15,7 @@ def main() -> None:
         for process in processes():
             os.kill(process, signal.SIGKILL)
         return
-    relay = Relay()
-    relay.find()
+    (relay,) = found()
     gone = sys.argv[2].__eq__
     poorer = [
         msgspec.structs.replace(

@@ -9,7 +9,8 @@ import pytest
 from bench import flows
 from bench.lab import Lab
 from pyproxy.address import IP
-from pyproxy.conntrack import Reconciler, delete, expectation, stale_flows
+from pyproxy.conntrack import Reconciler, expectation, stale_flows
+from pyproxy.kernel.flow import delete
 from pyproxy.observer import Sync
 from pyproxy.table import Backend, Host, ModeError, Pool, Route, Table, Transport
 from tests.faults.routes import cluster_ip_route
