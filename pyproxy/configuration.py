@@ -73,6 +73,8 @@ class Configuration:
     verbosity: int = 0
     log_format: Literal["text", "json"] = "text"
     ipvs: Ipvs = field(default_factory=Ipvs)
+    userspace_workers: int = 1
+    """As in table.Host; kube-proxy has no field for it, so there is but the flag."""
     ignored: tuple[Ignored, ...] = ()
 
 

@@ -4,6 +4,7 @@ A flag that is not given is None in what argparse returns, so that the file's va
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -18,6 +19,7 @@ from pyproxy.host import DetectLocal
 from pyproxy.kube_proxy_configuration import SCHEDULER
 
 _LONGEST_S = 366 * 86400.0
+_MOST_WORKERS = 64
 _DISABLED = object()
 
 
@@ -86,6 +88,9 @@ def add_to(run: argparse.ArgumentParser) -> None:
     for name, what in (("tcp", "TCP connections"), ("tcpfin", "TCP connections that end"), ("udp", "UDP flows")):
         ipvs.add_argument(f"--ipvs-{name}-timeout", type=_seconds, metavar="DURATION",
                           help=f"of idle {what} (default: 0, as the kernel has it)")  # fmt: skip
+    userspace = run.add_argument_group("what only mode userspace goes by")
+    userspace.add_argument("--userspace-workers", type=_workers, metavar="N|auto",
+                           help="how many processes relay; auto is one for each core (default: 1)")  # fmt: skip
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
                       help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
@@ -131,6 +136,13 @@ def _scheduler(text: str) -> str:
     if not re.fullmatch(SCHEDULER, text):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of an ipvs scheduler such as rr")
     return text
+
+
+def _workers(text: str) -> int:
+    number = len(os.sched_getaffinity(0)) if text == "auto" else int(text) if re.fullmatch(r"[0-9]{1,3}", text) else 0
+    if not 1 <= number <= _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 to {_MOST_WORKERS}")
+    return number
 
 
 def _node_port_addresses(text: str) -> tuple[Prefix, ...]:

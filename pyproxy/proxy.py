@@ -37,7 +37,7 @@ logger = logging.getLogger("pyproxy")
 _TRY_PORT_AGAIN_S = 5.0
 _RELOADABLE = (
     *("detect_local", "cluster_cidrs", "bridge_interface", "interface_name_prefix", "node_port_addresses"),
-    *("masquerade_all", "ipvs", "sync_period", "min_sync_period", "verbosity", "ignored"),
+    *("masquerade_all", "ipvs", "userspace_workers", "sync_period", "min_sync_period", "verbosity", "ignored"),
 )
 """Fields of Configuration that take effect without a restart."""
 
@@ -169,6 +169,7 @@ class Proxy:
             node_port_addresses=configuration.node_port_addresses,
             masquerade_all=configuration.masquerade_all,
             ipvs=configuration.ipvs,
+            userspace_workers=configuration.userspace_workers,
         )
         return Settings(host, Pace(configuration.sync_period, configuration.min_sync_period))
 

@@ -1,8 +1,10 @@
 """IPVS, the kernel's load balancer: virtual servers and the real servers behind them, over generic netlink.
 
 Real servers can only be dumped one virtual server at a time, which would be a conversation for each of ten thousand. So
-they are read from /proc/net/ip_vs, which holds all of them, with what ipvsadm shows. The layouts are those of
-linux/ip_vs.h and net/netfilter/ipvs/ip_vs_ctl.c.
+they are read from /proc/net/ip_vs, which holds all of them, with what ipvsadm shows. But where another network
+namespace has virtual servers, too, it leaves some out from its second page on (ip_vs_info_seq_next counts all of them,
+ip_vs_info_array only one's own): those are asked for one by one. The layouts are those of linux/ip_vs.h and
+net/netfilter/ipvs/ip_vs_ctl.c.
 """
 
 import errno
@@ -20,10 +22,11 @@ from pyproxy.kernel.netlink import GENERIC, Failure, Message, Netlink, attribute
 
 _CONTROLLER, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2  # GENL_ID_CTRL, CTRL_CMD_*, CTRL_ATTR_*
 _NEW_SERVICE, _SET_SERVICE, _DELETE_SERVICE, _GET_SERVICE = 1, 2, 3, 4  # IPVS_CMD_*
-_NEW_REAL, _SET_REAL, _DELETE_REAL, _SET_CONFIG = 5, 6, 7, 12
+_NEW_REAL, _SET_REAL, _DELETE_REAL, _GET_REAL, _SET_CONFIG = 5, 6, 7, 8, 12
 _SERVICE, _REAL, _TCP, _TCP_FIN, _UDP = 1, 2, 4, 5, 6  # IPVS_CMD_ATTR_*
 _AF, _TRANSPORT, _ADDRESS, _PORT, _MARK, _SCHEDULER, _FLAGS, _TIMEOUT, _NETMASK = 1, 2, 3, 4, 5, 6, 7, 8, 9
-_REAL_ADDRESS, _REAL_PORT, _METHOD, _WEIGHT, _UPPER, _LOWER, _REAL_AF = 1, 2, 3, 4, 5, 6, 11  # IPVS_DEST_ATTR_*
+_REAL_ADDRESS, _REAL_PORT, _METHOD, _WEIGHT, _UPPER, _LOWER = 1, 2, 3, 4, 5, 6  # IPVS_DEST_ATTR_*
+_ACTIVE, _INACTIVE, _REAL_AF = 7, 8, 11
 _PERSISTENT, _OURS = 0x1, 0x20  # IP_VS_SVC_F_PERSISTENT, IP_VS_SVC_F_SCHED3
 _GENERIC_HEADER = struct.Struct("=BBH")  # genlmsghdr
 _MASQUERADING = 0  # IP_VS_CONN_F_MASQ
@@ -101,15 +104,35 @@ class Ipvs:
                 found[_key(fields)] = VirtualServer(_service(fields))
             lines = _EVERYTHING.read_text().splitlines()[3:]
         server = None
+        shown: set[Key | None] = set()
         for line in lines:
             words = line.split()
             if words[0] != "->":
                 key = _key_of_line(words, found)
                 server = found.get(key) if key else None
+                shown.add(key)
             elif server is not None:
                 address, port = _place(words[1])
                 server.reals[Real(address, port)] = Load(int(words[3]), int(words[4]) + int(words[5]))
+        for key in found.keys() - shown:
+            found[key].reals = self._reals(key)
         return found
+
+    def _reals(self, key: Key) -> dict[Real, Load]:
+        reals: dict[Real, Load] = {}
+        with as_mode_error("IPVS can't be read"):
+            try:
+                answers = self._netlink.snapshot(self._message(_GET_REAL, _named(key)))
+            except ProcessLookupError:
+                return reals  # whoever made it has just removed it
+            for payload in answers:
+                fields = dict(attributes(dict(attributes(payload, _GENERIC_HEADER.size))[_REAL]))
+                (port,) = struct.unpack("!H", fields[_REAL_PORT])
+                weight, active, inactive = (
+                    struct.unpack("=I", fields[kind])[0] for kind in (_WEIGHT, _ACTIVE, _INACTIVE)
+                )
+                reals[Real(_unpacked(key.family, fields[_REAL_ADDRESS]), port)] = Load(weight, active + inactive)
+        return reals
 
     def put(self, services: dict[Key, Service], *, anew: bool) -> None:
         """``anew``: make them; otherwise they are there and become so."""
