@@ -35,6 +35,7 @@ test-kernels: $(READY)
 # What `make test` leaves out, to stay short.
 broad: $(READY)
 	$(BIN)/pytest tests/conformance --mode iptables --iptables nft
+	PYPROXY_MIB=1024 $(BIN)/pytest tests/faults/test_userspace.py -k every_byte
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -9,8 +9,7 @@ class Known:
     """IPVS keeps a client with its endpoint for as long as it remembers a connection of the client's, and it remembers
     one for two minutes after its end (ip_vs_proto_tcp.c, ip_vs_conn_expire). So a shorter time-out has no effect."""
     relays: bool = False
-    """Endpoints are connected to by this node, and so see its address, whoever asks. And when another mode takes over,
-    or it from another, a datagram on its way may be lost, since only one of both knows its flow."""
+    """Endpoints are connected to by this node, and so see its address, whoever asks."""
     loses_open_connections_to: tuple[str, ...] = ()
     """Modes that end, by taking over, what is open: userspace listens where virtual servers of ipvs are found, so those
     have to go, and their connections with them."""

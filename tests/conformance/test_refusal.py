@@ -8,12 +8,15 @@ from tests.conformance.cluster import Cluster
 from tests.conformance.manifests import FAMILIES, PORTS, addresses, node_port, service, slices, target
 
 KINDS = ("ClusterIP", "NodePort", "ExternalIP", "LoadBalancer")
+OWN = ["172.18.0.2/32", "fd00:172:18::2/128"]  # the node's
 WHO = ("pod-1", "node", "client")
 
 
 @pytest.fixture(scope="module")
 def services(cluster: Cluster, numbers: Iterator[int]) -> Iterator[dict[str, int]]:
-    found = {name: next(numbers) for name in ("empty", "remote", "internal", "guarded", "open", "closed", "plain")}
+    found = {
+        name: next(numbers) for name in ("empty", "remote", "internal", "guarded", "own", "open", "closed", "plain")
+    }
     ranges = ["172.18.0.100/32", " fd00:172:18::100/128 ", "10.99.0.0/16"]
     others = ["10.99.0.0/16", "fd00:99::/32"]
     cluster.apply(
@@ -22,6 +25,7 @@ def services(cluster: Cluster, numbers: Iterator[int]) -> Iterator[dict[str, int
         *(service(found["remote"], externalTrafficPolicy="Local"), *slices(found["remote"], ["pod-4"])),
         *(service(found["internal"], internalTrafficPolicy="Local"), *slices(found["internal"], ["pod-4"])),
         *(service(found["guarded"], loadBalancerSourceRanges=ranges), *slices(found["guarded"], ["pod-2"])),
+        *(service(found["own"], loadBalancerSourceRanges=OWN), *slices(found["own"], ["pod-2"])),
         *(service(found["open"], loadBalancerSourceRanges=[*others, "0.0.0.0/0"]), *slices(found["open"], ["pod-2"])),
         *(service(found["closed"], loadBalancerSourceRanges=others), *slices(found["closed"], [])),
         *(service(found["plain"]), *slices(found["plain"], ["pod-2"])),
@@ -78,6 +82,16 @@ def test_a_port_of_a_cluster_ip_that_nobody_claims_is_refused(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_source_ranges_let_in_who_is_named(cluster: Cluster, services: dict[str, int], family: str) -> None:
     assert cluster.ask("client", services["guarded"], "LoadBalancer", family).pod == "pod-2"
+
+
+@pytest.mark.parametrize("protocol", PORTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_source_ranges_let_in_the_node_if_it_is_named(
+    cluster: Cluster, services: dict[str, int], family: str, protocol: str
+) -> None:
+    own = target(services["own"], "LoadBalancer", family, protocol)
+    assert cluster.outcome("node", *own, protocol) == "pod-2"
+    assert cluster.outcome("client", *own, protocol) == "dropped"
 
 
 @pytest.mark.parametrize("protocol", PORTS)

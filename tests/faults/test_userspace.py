@@ -1,6 +1,7 @@
 """What a relay meets: ports that are taken, endpoints that fail, peers that are slow, and its own end."""
 
 import hashlib
+import os
 import resource
 import select
 import shutil
@@ -20,6 +21,7 @@ from tests.conformance.manifests import Object, endpoint, endpoint_slice, servic
 
 _REPOSITORY = Path(__file__).parents[2]
 _DESCRIPTORS = 200
+_MIB = int(os.environ.get("PYPROXY_MIB", "64"))  # that are relayed byte by byte; `make broad` takes 1024
 _ENDS_BADLY = """
 import socket, struct, sys
 server = socket.create_server(("0.0.0.0", 9000))
@@ -117,7 +119,7 @@ def test_every_byte_arrives_and_a_closed_half_leaves_the_other_open(cluster: Clu
     with connected(cluster, 1) as client:
 
         def send() -> None:
-            for number in range(1024):
+            for number in range(16 * _MIB):
                 block = hashlib.sha256(str(number).encode()).digest() * 2048  # 64 KiB
                 sent.update(block)
                 client.sendall(block)

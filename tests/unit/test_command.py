@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -242,6 +243,20 @@ def test_flags_of_ipvs_go_before_the_file(tmp_path: Path, started: Started) -> N
 def test_wrong_flags_of_ipvs_are_named(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, flag) == 2
     assert flag.partition("=")[0] in only_error(capsys)
+
+
+@pytest.mark.parametrize(("given", "workers"), [("3", 3), ("auto", len(os.sched_getaffinity(0)))])
+def test_userspace_mode_has_as_many_relays_as_the_flag_says(
+    given: str, workers: int, tmp_path: Path, started: Started
+) -> None:
+    assert run(tmp_path, "--userspace-workers", given) == 0
+    assert started.host.userspace_workers == workers
+
+
+@pytest.mark.parametrize("wrong", ["0", "65", "-1", "many"])
+def test_wrong_numbers_of_relays_are_named(wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, f"--userspace-workers={wrong}") == 2
+    assert "--userspace-workers" in only_error(capsys)
 
 
 def flags_help() -> str:

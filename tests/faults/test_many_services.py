@@ -1,0 +1,78 @@
+"""Userspace mode among many services: what a relay and the proxy may have open."""
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from bench.lab import PREFIX
+from bench.namespace import Namespace
+from modes.userspace.mode import UserspaceMode
+from modes.userspace.relay_process import found
+from modes.userspace.relays import Relays
+from pyproxy.table import IP, Backend, Family, Frontend, Host, Pool, Route, RouteId, Scope, Table, Transport
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    """A network namespace alone."""
+    namespace = Namespace(f"{PREFIX}{os.getpid()}-alone")
+    try:
+        namespace.create()
+        yield namespace
+    finally:
+        namespace.remove()
+
+
+def test_thousands_of_services_take_few_descriptors_of_the_proxy(node: Namespace) -> None:
+    """Ten thousand routes of two families: the relay listens for all of them, and raises its own limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    mode = UserspaceMode()
+    try:
+        with node.entered():
+            mode.sync(_table(10_000), None)
+            assert mode.shortfalls() == {}
+            assert mode.verify() == []
+            assert sum(len(relay.entries) for relay in found()) == 10_000
+            for number in (0, 5_000, 9_999):
+                with pytest.raises(ConnectionResetError), socket.create_connection((_address(number), 80), 3) as one:
+                    one.recv(1)  # its endpoint is nowhere
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_places_than_a_relay_may_have_files_are_told(node: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Relays, "most_places", 100)
+    with node.entered():
+        mode = UserspaceMode()
+        mode.sync(_table(120), None)
+        assert len(mode.shortfalls()) == 20
+        assert all("raise RLIMIT_NOFILE" in reason for reason in mode.shortfalls().values())
+        mode.sync(_table(100), None)
+        assert mode.verify() == []
+        assert mode.shortfalls() == {}
+
+
+def _table(count: int) -> Table:
+    """As many routes, every other one in IPv6."""
+    routes = []
+    for number in range(count):
+        family = Family.IPV6 if number % 2 else Family.IPV4
+        pool = Pool((Backend(IP("fd00:9::1" if number % 2 else "10.9.0.1"), 80, is_local=False),))
+        routes.append(
+            Route(
+                RouteId("default", f"svc-{number}", "", family),
+                Transport.TCP,
+                (Frontend(IP(_address(number)), 80, Scope.CLUSTER_IP),),
+                *(None, pool, pool, pool),
+                *(True, None, None, None),
+            )
+        )
+    return Table({route.id: route for route in routes}, Host())
+
+
+def _address(number: int) -> str:
+    return f"fd00:96::{number:x}" if number % 2 else f"10.96.{number >> 8}.{number & 255}"
