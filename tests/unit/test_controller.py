@@ -332,6 +332,7 @@ def test_what_a_mode_falls_short_of_is_told_once_for_as_long_as_it_lasts() -> No
         for number in (1, 2):
             controller.deliver([_service(number)])
             mode.wait_for(syncs=number)
+        assert [one.reason for one in controller.problems[Key("default", "svc-1")]] == ["port 80 is taken"] * 2
         mode.short = {}
         controller.deliver([_service(3)])
         mode.wait_for(syncs=3)
