@@ -17,7 +17,7 @@ from modes.ipvs.route import Site
 from modes.ipvs.ruleset import SHARE, set_name, sets
 from modes.ipvs.servers import Servers
 from pyproxy.kernel import ipset, iptables, own_address
-from pyproxy.kernel.error import as_mode_error
+from pyproxy.kernel.error import Lacking, as_mode_error
 from pyproxy.kernel.ipset import Elements, Slot
 from pyproxy.kernel.iptables import Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS
@@ -334,7 +334,7 @@ def _conversation() -> Ipvs | None:
     """None where the kernel has no IPVS, and so nothing of ours in it."""
     try:
         return Ipvs()
-    except ModeError:
+    except Lacking:
         return None
 
 
@@ -351,8 +351,8 @@ def _remove_rules_and_sets() -> Iterator[str]:
             yield from counts
     try:
         mine = [name for name in ipset.names() if ruleset.is_own(name)]
-    except ModeError:
-        return  # the kernel has no sets, and so none of ours
+    except Lacking:
+        return
     if mine:
         ipset.destroy(mine)
         yield f"{len(mine)} sets of addresses"
