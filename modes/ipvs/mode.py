@@ -87,14 +87,14 @@ class IpvsMode:
         try:
             Ipvs().services()
             before = set(ipset.names())
-            ipset.create(self._sets.values())
             try:
+                ipset.create(self._sets.values())
                 for family in self._families:
                     chains = ruleset.chains(DIALECTS[family], Host())
                     script = "".join(iptables.script(table, some) for table, some in chains.items())
                     iptables.load(DIALECTS[family], self.flavour, script, "--test")
             finally:
-                ipset.destroy(self._sets.keys() - before)
+                ipset.destroy((self._sets.keys() - before) & set(ipset.names()))
         except ModeError as error:
             if "permitted" in str(error) and (lacking := iptables.lacking_capabilities()):
                 return f"it takes the capability {lacking} (run as root)"
