@@ -168,6 +168,7 @@ class Ipvs:
     def try_scheduler(self, family: Family, mark: int, name: str) -> None:
         """Whether the kernel has it, by a virtual server that nobody comes to. Raises ModeError that names it."""
         key = Key(family, "", None, 0, mark)
+        self.remove([key])  # whoever tried before may not have come so far
         try:
             self.put({key: Service(name)}, anew=True)
         except ModeError as error:
