@@ -6,7 +6,8 @@ reads the kernel and writes what differs.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 
@@ -17,7 +18,7 @@ from modes.ipvs.route import Site
 from modes.ipvs.ruleset import SHARE, set_name, sets
 from modes.ipvs.servers import Servers
 from pyproxy.kernel import ipset, iptables, own_address
-from pyproxy.kernel.error import as_mode_error
+from pyproxy.kernel.error import Lacking, as_mode_error
 from pyproxy.kernel.ipset import Elements, Slot
 from pyproxy.kernel.iptables import Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS
@@ -87,14 +88,14 @@ class IpvsMode:
         try:
             Ipvs().services()
             before = set(ipset.names())
-            ipset.create(self._sets.values())
             try:
+                ipset.create(self._sets.values())
                 for family in self._families:
                     chains = ruleset.chains(DIALECTS[family], Host())
                     script = "".join(iptables.script(table, some) for table, some in chains.items())
                     iptables.load(DIALECTS[family], self.flavour, script, "--test")
             finally:
-                ipset.destroy(self._sets.keys() - before)
+                ipset.destroy((self._sets.keys() - before) & set(ipset.names()))
         except ModeError as error:
             if "permitted" in str(error) and (lacking := iptables.lacking_capabilities()):
                 return f"it takes the capability {lacking} (run as root)"
@@ -125,10 +126,11 @@ class IpvsMode:
                 self.ipvs.try_scheduler(family, _TRIAL_MARK, table.host.ipvs.scheduler)
             self._scheduler = table.host.ipvs.scheduler
         self._site = _site(table.host)
-        self._plan = Plan(self._site)
-        self._plan.change(table, table.routes.keys())
         found = self.ipvs.services()
-        self._leave_to_others(found)
+        self._plan = Plan(self._site, self._others(found))
+        self._plan.change(table, table.routes.keys())
+        for key, owner in self._plan.left().items():
+            log.warning("left to others, by excludeCIDRs", extra={"virtual_server": spell(key), "service": str(owner)})
         self._servers.adopt(found, self._plan.servers)
         ipset.create(self._sets.values())
         self._write_rules()
@@ -142,15 +144,11 @@ class IpvsMode:
         keys = self._servers.held.keys() | self._plan.servers.keys()
         self._write(keys, come, there.keys() - wanted.keys(), _claims(wanted))
 
-    def _leave_to_others(self, found: dict[Key, VirtualServer]) -> None:
-        """KubeProxyConfiguration.ipvs.excludeCIDRs."""
-        for key, server in found.items():
-            address = key.address
-            if key not in self._plan.servers or address is None or server.service.is_ours:
-                continue
-            if any(contains(prefix, address) for prefix in self._host.ipvs.exclude_cidrs):
-                log.warning("left to others, by excludeCIDRs", extra={"virtual_server": spell(key)})
-                del self._plan.servers[key]
+    def _others(self, found: Mapping[Key, VirtualServer]) -> set[Key]:
+        """Virtual servers that stay theirs: KubeProxyConfiguration.ipvs.excludeCIDRs."""
+        prefixes = self._host.ipvs.exclude_cidrs
+        theirs = (key for key, server in found.items() if not server.service.is_ours)
+        return {key for key in theirs if key.address and any(contains(prefix, key.address) for prefix in prefixes)}
 
     def _write_rules(self) -> None:
         for family in self._families:
@@ -226,6 +224,9 @@ class IpvsMode:
         owners = self._plan.owners()
         for key, what in self._servers.differences(found):
             yield Drift(owners.get(key), what)
+        for key, owner in self._plan.left().items():
+            if key not in found:
+                yield Drift(owner, f"the virtual server {spell(key)}, left to others by excludeCIDRs, is gone")
         there, wanted = ipset.read(self._sets.values()), self._plan.elements
         wanted = wanted | {_draining(ip): 0 for ip in self._leaving}
         for slot in there.keys() | wanted.keys():
@@ -334,7 +335,7 @@ def _conversation() -> Ipvs | None:
     """None where the kernel has no IPVS, and so nothing of ours in it."""
     try:
         return Ipvs()
-    except ModeError:
+    except Lacking:
         return None
 
 
@@ -351,8 +352,8 @@ def _remove_rules_and_sets() -> Iterator[str]:
             yield from counts
     try:
         mine = [name for name in ipset.names() if ruleset.is_own(name)]
-    except ModeError:
-        return  # the kernel has no sets, and so none of ours
+    except Lacking:
+        return
     if mine:
         ipset.destroy(mine)
         yield f"{len(mine)} sets of addresses"

@@ -27,10 +27,12 @@ class Change:
 class Plan:
     """Changes are made on the premise that each of them is carried out; after a failure, a new plan is due."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, others: AbstractSet[Key] = frozenset()) -> None:
+        """``others``: virtual servers that stay somebody else's, whoever wants them."""
         self.servers: dict[Key, Server] = {}
         self.elements: Elements = {}
         self._site = site
+        self._others = others
         self._users: Counter[Slot] = Counter()
         """How many routes want an element."""
         self._routes: dict[RouteId, Route] = {}
@@ -75,7 +77,20 @@ class Plan:
             found.update(dict.fromkeys([*part.servers, *part.elements], route_id))
         return found
 
+    def left(self) -> dict[Key, RouteId]:
+        """Those of others that a route wants."""
+        if not self._others:
+            return {}
+        parts = ((route_id, self._whole_part(route)) for route_id, route in self._routes.items())
+        return {key: route_id for route_id, part in parts for key in part.servers.keys() & self._others}
+
     def _part(self, route: Route) -> Part:
+        part = self._whole_part(route)
+        for key in part.servers.keys() & self._others:
+            del part.servers[key]
+        return part
+
+    def _whole_part(self, route: Route) -> Part:
         return part_of(route, self._site, self._marks)
 
 

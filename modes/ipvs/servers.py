@@ -41,10 +41,15 @@ class Servers:
             key: found[key] for key in wanted if key in found
         }
         self.held = {
-            key: Held(server.service, not _is_udp(key), {real: load.weight for real, load in server.reals.items()})
+            key: Held(server.service, not _is_udp(key), {real: _weight(load) for real, load in server.reals.items()})
             for key, server in mine.items()
         }
-        self._draining = {place: since for place, since in self._draining.items() if place[0] in self.held}
+        # A sync may have failed before it told the kernel, and the next one want the endpoint again.
+        self._draining = {
+            (key, real): since
+            for (key, real), since in self._draining.items()
+            if key in self.held and self.held[key].weights.get(real) == 0
+        }
 
     def extend(self, ipvs: Ipvs, wanted: Mapping[Key, Server]) -> None:
         """All that is to come, and nothing that is to go."""

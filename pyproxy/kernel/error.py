@@ -8,6 +8,10 @@ class ModeError(Exception):
     """The kernel did not take what a mode wrote. The message is one sentence for the operator."""
 
 
+class Lacking(ModeError):
+    """The kernel has no such part, and so nothing of anybody's in it."""
+
+
 class InUse(ModeError):
     """Open connections need what is left; it can be asked for again later."""
 

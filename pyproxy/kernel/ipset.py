@@ -14,7 +14,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from pyproxy.address import Family
-from pyproxy.kernel.error import ModeError, as_mode_error
+from pyproxy.kernel.error import Lacking, ModeError, as_mode_error
 from pyproxy.kernel.netlink import NETFILTER, Failure, Message, Netlink, attribute, attributes, nested
 
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
@@ -90,10 +90,15 @@ def change(sets: dict[str, Set], gone: Iterable[Slot], come: Elements) -> None:
 
 
 def names() -> list[str]:
-    """Of all sets in this network namespace, whoever made them. Raises ModeError."""
+    """Of all sets in this network namespace, whoever made them. Raises ModeError, without ipset Lacking."""
     flags = attribute(_FLAGS | _NETWORK_ORDER, struct.pack("!I", _NAMES_ONLY))
-    with as_mode_error("the kernel does not talk of sets of addresses"), Netlink(NETFILTER) as netlink:
-        return [_text(dict(fields)[_NAME]) for fields in _listed(netlink, flags)]
+    try:
+        with Netlink(NETFILTER) as netlink:
+            return [_text(dict(fields)[_NAME]) for fields in _listed(netlink, flags)]
+    except OSError as error:
+        # What netfilter's netlink says of a part that it does not have, and the kernel of netfilter's netlink.
+        kind = Lacking if error.errno in (errno.EINVAL, errno.EPROTONOSUPPORT) else ModeError
+        raise kind(f"the kernel does not talk of sets of addresses: {error.strerror or error}") from error
 
 
 def read(wanted: Iterable[Set]) -> Elements:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.address import IP, Family
-from pyproxy.kernel.error import ModeError, as_mode_error
+from pyproxy.kernel.error import Lacking, ModeError, as_mode_error
 from pyproxy.kernel.netlink import GENERIC, Failure, Message, Netlink, attribute, attributes, nested
 
 _CONTROLLER, _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2  # GENL_ID_CTRL, CTRL_CMD_*, CTRL_ATTR_*
@@ -35,6 +35,10 @@ _TRANSPORTS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": soc
 _TRANSPORT_NAMES = {number: name for name, number in _TRANSPORTS.items()}
 _FAMILIES = {socket.AF_INET: Family.IPV4, socket.AF_INET6: Family.IPV6}
 _AFS = {family: af for af, family in _FAMILIES.items()}
+_WITHOUT_IT = (
+    "this kernel has no IPVS: load its module with `modprobe ip_vs` (it comes with the package linux-image of Debian, "
+    "linux-modules of Ubuntu, kernel-modules of Fedora)"
+)
 _PLACE = re.compile(r"\[(\S+)\]:([0-9A-F]{4})|([0-9A-F]{8}):([0-9A-F]{4})")
 
 
@@ -83,13 +87,17 @@ class Ipvs:
     """A conversation with it. Use `close` in the end. Every call raises ModeError."""
 
     def __init__(self) -> None:
+        """Raises Lacking without IPVS."""
         asked = _GENERIC_HEADER.pack(_GET_FAMILY, 1, 0) + attribute(_FAMILY_NAME, b"IPVS\0")
-        self._netlink = Netlink(GENERIC)
+        with as_mode_error("IPVS can't be reached"):
+            self._netlink = Netlink(GENERIC)
         try:
             fields = dict(attributes(self._netlink.ask(Message(_CONTROLLER, asked)), _GENERIC_HEADER.size))
         except OSError as error:
             self.close()
-            raise ModeError("this kernel has no IPVS: load its module with `modprobe ip_vs`") from error
+            if error.errno == errno.ENOENT:
+                raise Lacking(_WITHOUT_IT) from error
+            raise ModeError(f"IPVS can't be reached: {error.strerror or error}") from error
         (self._id,) = struct.unpack("=H", fields[_FAMILY_ID])
 
     def close(self) -> None:
@@ -160,6 +168,7 @@ class Ipvs:
     def try_scheduler(self, family: Family, mark: int, name: str) -> None:
         """Whether the kernel has it, by a virtual server that nobody comes to. Raises ModeError that names it."""
         key = Key(family, "", None, 0, mark)
+        self.remove([key])  # whoever tried before may not have come so far
         try:
             self.put({key: Service(name)}, anew=True)
         except ModeError as error:

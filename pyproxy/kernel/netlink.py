@@ -143,7 +143,12 @@ class Netlink:
 
     def _receive(self) -> Iterator[tuple[int, int, bytes, int]]:
         """Number, kind, payload and flags of each message of one datagram."""
-        data = self._socket.recv(_RECEIVE_BYTES)
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                self._drain()
+            raise
         offset = 0
         while offset < len(data):
             length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
@@ -151,6 +156,17 @@ class Netlink:
                 raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
             yield number, kind, data[offset + _HEADER.size : offset + length], flags
             offset += length + 3 & ~3
+
+    def _drain(self) -> None:
+        """Read what is left after an answer was lost: until then the kernel gives no other, and does not say so."""
+        self._socket.setblocking(False)
+        try:
+            while self._socket.recv(_RECEIVE_BYTES):
+                pass
+        except BlockingIOError:
+            pass
+        finally:
+            self._socket.settimeout(_PATIENCE_S)
 
     def _next(self, count: int = 1) -> int:
         """The first of ``count`` numbers that no earlier message had."""
