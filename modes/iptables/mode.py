@@ -102,26 +102,15 @@ class IptablesMode:
     def _leave(self, other: Flavour) -> None:
         """Remove what an earlier run left there."""
         try:
-            list(self._remove(other))
+            list(iptables.remove(SHARE, other))
             self._is_alone = True
         except ModeError as error:
             log.warning("what is left in the other flavour can't be removed", extra={"reason": error})
 
     def _rebuild(self, family: Family, table: Table) -> None:
         """Whatever is not as it must be, in place."""
-        d = DIALECTS[family]
-        found = iptables.read(SHARE, d, self.flavour)
         wanted = self._wanted(family, self._tables[family].fill(table))
-        scripts = []
-        for name, chains in wanted.items():
-            there = found[name]
-            new = {chain: rules for chain, rules in chains.items() if there.chains.get(chain) != rules}
-            gone = there.chains.keys() - chains.keys()
-            hooks = iptables.hooks(SHARE, name, there)
-            if new or gone or hooks:
-                scripts.append(iptables.script(name, new, gone, hooks))
-        if scripts:
-            iptables.load(d, self.flavour, "".join(scripts))
+        iptables.put(SHARE, DIALECTS[family], self.flavour, wanted)
 
     @staticmethod
     def _wanted(family: Family, nat: Chains) -> dict[str, Chains]:
@@ -135,17 +124,11 @@ class IptablesMode:
         return [drift for family in self._tables for drift in self._compare(family)]
 
     def _compare(self, family: Family) -> Iterator[Drift]:
-        d, family_table = DIALECTS[family], self._tables[family]
-        found = iptables.read(SHARE, d, self.flavour)
-        for name, wanted in self._wanted(family, family_table.chains).items():
-            there = found[name]
-            if iptables.hooks(SHARE, name, there):
-                yield Drift(None, f"the rules that lead from table {name} of {d.program} to pyproxy are not as written")
-            differing = {chain for chain in wanted | there.chains if there.chains.get(chain) != wanted.get(chain)}
-            owners = family_table.owners(differing) if differing else {}
-            for chain in sorted(differing):
-                how = "missing" if chain not in there.chains else "changed" if chain in wanted else "foreign"
-                yield Drift(owners.get(chain), f"chain {chain} in table {name} of {d.program} is {how}")
+        wanted = self._wanted(family, self._tables[family].chains)
+        found = list(iptables.differences(SHARE, DIALECTS[family], self.flavour, wanted))
+        owners = self._tables[family].owners({chain for chain, _ in found if chain}) if found else {}
+        for chain, what in found:
+            yield Drift(owners.get(chain or ""), what)
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         d = DIALECTS[family_of(address)]
@@ -157,7 +140,7 @@ class IptablesMode:
         errors: list[ModeError] = []
         for flavour in Flavour:
             try:
-                removed += self._remove(flavour)
+                removed += iptables.remove(SHARE, flavour)
             except ModeError as error:
                 errors.append(error)
         if errors:
@@ -167,29 +150,16 @@ class IptablesMode:
     def retire(self, successor: Mode) -> Iterator[str]:
         """What is open is translated by conntrack, as long as somebody has a rule about connections in table nat. A
         mode that translates has some; for another, one of ours stays until the last of these connections is over."""
+        if not iptables.is_there(SHARE):
+            return
         for flavour in Flavour:
             iptables.shut(SHARE, flavour)
         with as_mode_error("conntrack can't be read"):
             left = 0 if successor.tracks_connections else flow.translated()
         for flavour in Flavour:
-            yield from self._remove(flavour, _OPEN if left else {})
+            yield from iptables.remove(SHARE, flavour, {"nat": _OPEN} if left else {})
         if left:
             raise InUse(f"{left} connections are translated yet")
-
-    @staticmethod
-    def _remove(flavour: Flavour, stays: Chains | None = None) -> Iterator[str]:
-        """``stays``: what is left of table nat, if there is anything in it."""
-        for d in DIALECTS.values():
-            scripts, counts = [], []
-            for name, there in reversed(iptables.read(SHARE, d, flavour).items()):
-                kept = (stays or {}) if name == "nat" else {}
-                if there.chains.keys() - kept.keys():
-                    gone = there.chains.keys() - kept.keys()
-                    scripts.append(iptables.script(name, kept, gone, iptables.unhook(there)))
-                    counts.append(f"{len(gone)} chains of {d.program}-{flavour} table {name}")
-            if scripts:
-                iptables.load(d, flavour, "".join(scripts))
-            yield from counts
 
     def _lacks(self, family: Family, match: str) -> bool:
         """Whether the kernel has no such match. Found out by trying, in a chain that nobody comes to: a rule that it

@@ -6,8 +6,7 @@ reads the kernel and writes what differs.
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 
@@ -18,12 +17,12 @@ from modes.ipvs.route import Site
 from modes.ipvs.ruleset import SHARE, set_name, sets
 from modes.ipvs.servers import Servers
 from pyproxy.kernel import ipset, iptables, own_address
+from pyproxy.kernel.claimed_address import ClaimedAddresses
 from pyproxy.kernel.error import Lacking, as_mode_error
 from pyproxy.kernel.ipset import Elements, Slot
 from pyproxy.kernel.iptables import Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS
 from pyproxy.kernel.ipvs import Ipvs, Key, VirtualServer, spell
-from pyproxy.kernel.local_route import LocalRoutes
 from pyproxy.table import (
     IP,
     Drift,
@@ -59,7 +58,7 @@ class IpvsMode:
     def __init__(self) -> None:
         self._families = [family for family in DIALECTS if iptables.speaks(family)]
         self._sets = {name: one for family in self._families for name, one in sets(family).items()}
-        self._routes = LocalRoutes(_OWNER)
+        self._addresses = ClaimedAddresses(_OWNER)
         self._flavour: Flavour | None = None
         self._ipvs: Ipvs | None = None
         self._scheduler = ""  # the last one that the kernel was seen to have
@@ -67,8 +66,6 @@ class IpvsMode:
         self._site = Site()
         self._plan = Plan(self._site)
         self._servers = Servers()
-        self._claimed: set[IP] = set()  # what local routes there are
-        self._leaving: set[IP] = set()  # those of them that no service has any more
         self._in_order = False  # whether the kernel holds what all of these say
 
     @property
@@ -133,13 +130,12 @@ class IpvsMode:
             log.warning("left to others, by excludeCIDRs", extra={"virtual_server": spell(key), "service": str(owner)})
         self._servers.adopt(found, self._plan.servers)
         ipset.create(self._sets.values())
-        self._write_rules()
+        for family in self._families:
+            iptables.put(SHARE, DIALECTS[family], self.flavour, ruleset.chains(DIALECTS[family], self._host))
         there = ipset.read(self._sets.values())
-        with as_mode_error("local routes can't be read"):
-            self._claimed = self._routes.listed()
         wanted = self._plan.elements
-        self._leaving = self._claimed - _claims(wanted)
-        wanted = wanted | {_draining(ip): 0 for ip in self._leaving}
+        self._addresses.adopt(_claims(wanted))
+        wanted = wanted | {_draining(ip): 0 for ip in self._addresses.leaving}
         come = {slot: mark for slot, mark in wanted.items() if there.get(slot) != mark}
         keys = self._servers.held.keys() | self._plan.servers.keys()
         self._write(keys, come, there.keys() - wanted.keys(), _claims(wanted))
@@ -150,20 +146,6 @@ class IpvsMode:
         theirs = (key for key, server in found.items() if not server.service.is_ours)
         return {key for key in theirs if key.address and any(contains(prefix, key.address) for prefix in prefixes)}
 
-    def _write_rules(self) -> None:
-        for family in self._families:
-            d, scripts = DIALECTS[family], []
-            found = iptables.read(SHARE, d, self.flavour)
-            for table, chains in ruleset.chains(d, self._host).items():
-                there = found[table]
-                new = {chain: rules for chain, rules in chains.items() if there.chains.get(chain) != rules}
-                gone = there.chains.keys() - chains.keys()
-                hooks = iptables.hooks(SHARE, table, there)
-                if new or gone or hooks:
-                    scripts.append(iptables.script(table, new, gone, hooks))
-            if scripts:
-                iptables.load(d, self.flavour, "".join(scripts))
-
     def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot], claims: AbstractSet[IP]) -> None:
         """In an order in which whoever sees something new does not see any more what it replaced.
 
@@ -173,7 +155,7 @@ class IpvsMode:
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
         leaving, moving = _claims(gone), {slot.key for slot in come}
         later = [slot for slot in gone if slot.key in moving and slot.set not in _BARRING]
-        new = claims - self._claimed
+        new = claims - self._addresses.claimed
         barred = {slot.key for slot in gone if slot.set in _BARRING}
         last = {
             key
@@ -186,25 +168,20 @@ class IpvsMode:
         ipset.change(self._sets, [slot for slot in gone if slot not in later], {})
         self._servers.quieten(self.ipvs, keys, wanted)
         ipset.change(self._sets, [], {slot: mark for slot, mark in come.items() if _address(slot) in new})
-        with as_mode_error("addresses can't be claimed"):
-            self._routes.add(new)
-        self._claimed |= new
+        returning = self._addresses.leaving & claims
+        self._addresses.claim(claims)
         rest = {slot: mark for slot, mark in come.items() if _address(slot) not in new}
         ipset.change(self._sets, later, rest)
         self._servers.extend(self.ipvs, {key: wanted[key] for key in last})
-        ipset.change(self._sets, map(_draining, self._leaving & claims), {})
-        self._leaving = (self._leaving | leaving) - claims
+        ipset.change(self._sets, map(_draining, returning), {})
+        self._addresses.leave(leaving - claims)
         self._servers.remove(self.ipvs, keys, wanted)
         self._let_go()
 
     def _let_go(self) -> None:
         """Of addresses that no service has any more, as soon as no connection needs them."""
-        free = self._leaving - self._servers.busy(self._leaving, self._plan.servers)
-        with as_mode_error("addresses can't be let go"):
-            self._routes.remove(free)
+        free = self._addresses.let_go(self._servers.busy(self._addresses.leaving, self._plan.servers))
         ipset.change(self._sets, map(_draining, free), {})
-        self._claimed -= free
-        self._leaving -= free
 
     def shortfalls(self) -> dict[RouteId, str]:
         return {}
@@ -228,31 +205,19 @@ class IpvsMode:
             if key not in found:
                 yield Drift(owner, f"the virtual server {spell(key)}, left to others by excludeCIDRs, is gone")
         there, wanted = ipset.read(self._sets.values()), self._plan.elements
-        wanted = wanted | {_draining(ip): 0 for ip in self._leaving}
+        wanted = wanted | {_draining(ip): 0 for ip in self._addresses.leaving}
         for slot in there.keys() | wanted.keys():
             if there.get(slot) != wanted.get(slot):
                 how = "foreign" if slot not in wanted else "missing" if slot not in there else "changed"
                 yield Drift(owners.get(slot), f"element {slot.key} of set {slot.set} is {how}")
-        with as_mode_error("local routes can't be read"):
-            for ip in self._routes.listed() ^ self._claimed:
-                yield Drift(None, f"the local route of {ip} is {'missing' if ip in self._claimed else 'foreign'}")
+        for what in self._addresses.differences():
+            yield Drift(None, what)
         for family in self._families:
-            yield from self._compare_rules(family)
+            d = DIALECTS[family]
+            for _, what in iptables.differences(SHARE, d, self.flavour, ruleset.chains(d, self._host)):
+                yield Drift(None, what)
         if reason := tuning.drift():
             yield Drift(None, reason)
-
-    def _compare_rules(self, family: Family) -> Iterator[Drift]:
-        d = DIALECTS[family]
-        found = iptables.read(SHARE, d, self.flavour)
-        for table, wanted in ruleset.chains(d, self._host).items():
-            there = found[table]
-            if iptables.hooks(SHARE, table, there):
-                yield Drift(
-                    None, f"the rules that lead from table {table} of {d.program} to pyproxy are not as written"
-                )
-            for chain in wanted.keys() | there.chains.keys():
-                if there.chains.get(chain) != wanted.get(chain):
-                    yield Drift(None, f"chain {chain} in table {table} of {d.program} is not as written")
 
     def cleanup(self) -> list[str]:
         """Of any version, in both flavours of iptables."""
@@ -262,7 +227,7 @@ class IpvsMode:
             mine = [key for key, server in ipvs.services().items() if server.service.is_ours]
             ipvs.remove(mine)
             removed += [f"{len(mine)} virtual servers of IPVS"] if mine else []
-        return removed + self._release(self._routes_listed())
+        return removed + self._addresses.release()
 
     def retire(self, successor: Mode) -> Iterator[str]:
         """Virtual servers take no new connection, and stay until those that are open have ended. Unless connections end
@@ -283,23 +248,14 @@ class IpvsMode:
             servers.reap(ipvs, found, {})
             if gone := len([key for key in found if found[key].service.is_ours and key not in servers.held]):
                 yield f"{gone} virtual servers of IPVS"
-        listed = self._routes_listed()
-        yield from self._release(listed - servers.busy(listed, {}))
+        listed = self._addresses.listed()
+        yield from self._addresses.release(listed - servers.busy(listed, {}))
         if servers.held:
             raise InUse(f"{len(servers.held)} virtual servers of IPVS have open connections")
 
-    def _routes_listed(self) -> set[IP]:
-        with as_mode_error("local routes can't be read"):
-            return self._routes.listed()
-
-    def _release(self, addresses: set[IP]) -> list[str]:
-        with as_mode_error("local routes can't be removed"):
-            self._routes.remove(addresses)
-        return [f"{len(addresses)} local routes"] if addresses else []
-
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """In the words of ip(8), ipset(8) and ipvsadm(8)."""
-        is_claimed = address in self._routes_listed()
+        is_claimed = address in self._addresses.listed()
         with closing(Ipvs()) as ipvs:  # one's own: another thread may be in the midst of a sync
             servers = ipvs.services()
         return list(entries(address, port, transport, servers, ipset.read(self._sets.values()), is_claimed))
@@ -341,15 +297,7 @@ def _conversation() -> Ipvs | None:
 
 def _remove_rules_and_sets() -> Iterator[str]:
     for flavour in Flavour:
-        for d in DIALECTS.values():
-            scripts, counts = [], []
-            for table, there in reversed(iptables.read(SHARE, d, flavour).items()):
-                if there.chains:
-                    scripts.append(iptables.script(table, {}, there.chains, iptables.unhook(there)))
-                    counts.append(f"{len(there.chains)} chains of {d.program}-{flavour} table {table}")
-            if scripts:
-                iptables.load(d, flavour, "".join(scripts))
-            yield from counts
+        yield from iptables.remove(SHARE, flavour)
     try:
         mine = [name for name in ipset.names() if ruleset.is_own(name)]
     except Lacking:

@@ -6,10 +6,11 @@ one transaction. python-iptables knows legacy tables only, so what it could do w
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from pyproxy.address import Family
 from pyproxy.kernel import nf_tables, program
@@ -131,6 +132,62 @@ def hooks(share: Share, table: str, found: Saved) -> list[str]:
 
 def unhook(found: Saved) -> list[str]:
     return [f"-D {chain} {rule}" for chain, rules in found.hooks.items() for rule in rules]
+
+
+def put(share: Share, d: Dialect, flavour: Flavour, wanted: Mapping[str, Chains]) -> None:
+    """Whatever of it is not as wanted, in place. ``wanted``: all of its chains by table, in the order in which tables
+    are written. Raises ModeError."""
+    found = read(share, d, flavour)
+    scripts = []
+    for table, chains in wanted.items():
+        there = found[table]
+        new = {chain: rules for chain, rules in chains.items() if there.chains.get(chain) != rules}
+        gone = there.chains.keys() - chains.keys()
+        needed = hooks(share, table, there)
+        if new or gone or needed:
+            scripts.append(script(table, new, gone, needed))
+    if scripts:
+        load(d, flavour, "".join(scripts))
+
+
+def differences(
+    share: Share, d: Dialect, flavour: Flavour, wanted: Mapping[str, Chains]
+) -> Iterator[tuple[str | None, str]]:
+    """Which chain is not as wanted, and how that is said; None for the rules that lead there. Raises ModeError."""
+    found = read(share, d, flavour)
+    for table, chains in wanted.items():
+        there = found[table]
+        if hooks(share, table, there):
+            yield None, f"the rules that lead from table {table} of {d.program} to pyproxy are not as written"
+        for chain in sorted(chains.keys() | there.chains.keys()):
+            if there.chains.get(chain) != chains.get(chain):
+                how = "missing" if chain not in there.chains else "changed" if chain in chains else "foreign"
+                yield chain, f"chain {chain} in table {table} of {d.program} is {how}"
+
+
+def remove(share: Share, flavour: Flavour, stays: Mapping[str, Chains] = MappingProxyType({})) -> Iterator[str]:
+    """Says what that was, as it goes. ``stays``: what is left of a table, if anything of it is there. Raises
+    ModeError."""
+    for d in DIALECTS.values():
+        scripts, counts = [], []
+        for table, there in reversed(read(share, d, flavour).items()):
+            kept = stays.get(table, {})
+            if gone := there.chains.keys() - kept.keys():
+                scripts.append(script(table, kept, gone, unhook(there)))
+                counts.append(f"{len(gone)} chains of {d.program}-{flavour} table {table}")
+        if scripts:
+            load(d, flavour, "".join(scripts))
+        yield from counts
+
+
+def is_there(share: Share) -> bool:
+    """Anything of it, in whichever flavour. Raises ModeError."""
+    return any(
+        saved.chains or saved.hooks
+        for flavour in Flavour
+        for d in DIALECTS.values()
+        for saved in read(share, d, flavour).values()
+    )
 
 
 def shut(share: Share, flavour: Flavour) -> None:
