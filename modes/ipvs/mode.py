@@ -46,6 +46,7 @@ _OWNER = 113
 _TRIAL_MARK = 0x30D60000
 _CLAIMED = {set_name("CLAIMED", family) for family in Family}
 _BARRING = {set_name(kind, family) for kind in ("REFUSED", "DROPPED") for family in Family}
+_HAIRPIN = {set_name("HAIRPIN", family) for family in Family}
 _KUBE_PROXY_DEVICE = "kube-ipvs0"
 """It holds the addresses of Services where kube-proxy was in its mode ipvs: they are not the node's own."""
 
@@ -149,12 +150,15 @@ class IpvsMode:
     def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot], claims: AbstractSet[IP]) -> None:
         """In an order in which whoever sees something new does not see any more what it replaced.
 
-        What only goes, or kept somebody out, goes first, but endpoints that come are there before. What else moves from
-        one set to another comes first. An address is claimed when all is ready for it, before others get new ports.
+        What only goes, or kept somebody out, goes first, but endpoints that come are there before, and before them what
+        lets them reach themselves. What else moves from one set to another comes first. An address is claimed when all
+        is ready for it, before others get new ports.
         """
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
         leaving, moving = _claims(gone), {slot.key for slot in come}
         later = [slot for slot in gone if slot.key in moving and slot.set not in _BARRING]
+        hairpins = {slot: mark for slot, mark in come.items() if slot.set in _HAIRPIN}
+        late = [slot for slot in gone if slot.set in _HAIRPIN]
         new = claims - self._addresses.claimed
         barred = {slot.key for slot in gone if slot.set in _BARRING}
         last = {
@@ -162,15 +166,17 @@ class IpvsMode:
             for key in (keys & wanted.keys()) - self._servers.held.keys()
             if key.address is not None and key.address not in new and _place(key) not in barred
         }
+        ipset.change(self._sets, [], hairpins)
         self._servers.extend(self.ipvs, {key: wanted[key] for key in keys & wanted.keys() - last})
         # Nobody new comes to an address that is about to go.
         ipset.change(self._sets, [], {_draining(ip): 0 for ip in leaving})
-        ipset.change(self._sets, [slot for slot in gone if slot not in later], {})
+        ipset.change(self._sets, [slot for slot in gone if slot not in later and slot not in late], {})
         self._servers.quieten(self.ipvs, keys, wanted)
+        ipset.change(self._sets, late, {})
         ipset.change(self._sets, [], {slot: mark for slot, mark in come.items() if _address(slot) in new})
         returning = self._addresses.leaving & claims
         self._addresses.claim(claims)
-        rest = {slot: mark for slot, mark in come.items() if _address(slot) not in new}
+        rest = {slot: mark for slot, mark in come.items() if _address(slot) not in new and slot not in hairpins}
         ipset.change(self._sets, later, rest)
         self._servers.extend(self.ipvs, {key: wanted[key] for key in last})
         ipset.change(self._sets, map(_draining, returning), {})
