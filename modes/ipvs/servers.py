@@ -12,12 +12,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from modes.ipvs.route import Server
-from pyproxy.kernel.ipvs import Ipvs, Key, Real, Service, VirtualServer, spell
+from pyproxy.kernel.ipvs import Ipvs, Key, Load, Real, Service, VirtualServer, spell
 from pyproxy.table import IP
 
 LONGEST_DRAIN_S = 15 * 60.0
 _ON_ITS_WAY_S = 0.05
 """So long may an answer be on its way when its endpoint goes: once the flow is forgotten, it would not get through."""
+
+
+_NOT_OURS = -1
 
 
 @dataclass(slots=True)
@@ -145,9 +148,14 @@ class Servers:
                 yield key, f"the virtual server {spell(key)} is changed"
             for real in held.weights.keys() | server.reals.keys():
                 load = server.reals.get(real)
-                if load is None or load.weight != held.weights.get(real):
+                if load is None or _weight(load) != held.weights.get(real):
                     how = "missing" if load is None else "changed" if real in held.weights else "foreign"
                     yield key, f"real server {real.address} port {real.port} of {spell(key)} is {how}"
+
+
+def _weight(load: Load) -> int:
+    """One that is not reached as ours are has a weight that none of ours has: so it is written anew, or quietened."""
+    return load.weight if load.is_translated else _NOT_OURS
 
 
 def _is_udp(key: Key) -> bool:
