@@ -56,7 +56,7 @@ class IpvsMode:
     tracks_connections = True
     ends_connections = False
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._families = [family for family in DIALECTS if iptables.speaks(family)]
         self._sets = {name: one for family in self._families for name, one in sets(family).items()}
         self._routes = LocalRoutes(_OWNER)
@@ -66,7 +66,7 @@ class IpvsMode:
         self._host = Host()
         self._site = Site()
         self._plan = Plan(self._site)
-        self._servers = Servers()
+        self._servers = Servers(clock)
         self._claimed: set[IP] = set()  # what local routes there are
         self._leaving: set[IP] = set()  # those of them that no service has any more
         self._in_order = False  # whether the kernel holds what all of these say

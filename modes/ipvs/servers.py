@@ -7,7 +7,7 @@ forgets its flows: a client that keeps its port is sent elsewhere with its next 
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -33,10 +33,12 @@ class Held:
 
 
 class Servers:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: seconds since some moment."""
+        self._clock = clock
         self.held: dict[Key, Held] = {}
         self._draining: dict[tuple[Key, Real], float] = {}
-        """Since when, by time.monotonic()."""
+        """Since when, by the clock."""
 
     def adopt(self, found: Mapping[Key, VirtualServer], wanted: Iterable[Key]) -> None:
         """What is there and ours, and what others have where ours should be."""
@@ -80,7 +82,7 @@ class Servers:
 
     def quieten(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
         """No new connections to what of those ``keys`` is not wanted any more."""
-        quiet, now = [], time.monotonic()
+        quiet, now = [], self._clock()
         for key in keys:
             held = self.held.get(key)
             if held is None:
@@ -110,7 +112,7 @@ class Servers:
 
     def reap(self, ipvs: Ipvs, found: Mapping[Key, VirtualServer], wanted: Mapping[Key, Server]) -> None:
         """Remove what has drained, by the connections that the kernel tells in ``found``."""
-        too_long = time.monotonic() - LONGEST_DRAIN_S
+        too_long = self._clock() - LONGEST_DRAIN_S
         gone = [
             (key, real)
             for (key, real), since in self._draining.items()
