@@ -149,7 +149,8 @@ def test_whoever_retires_lets_it_finish_and_is_asked_again(lab: Lab) -> None:
         with pytest.raises(InUse, match="1 virtual servers of IPVS have open connections"):
             removed.extend(retiring.retire(IptablesMode()))
         assert "22 sets of addresses" in removed
-        assert weights() == {POD_2.ip: 0, POD_3.ip: 0}
+        assert weights()[POD_2.ip] == 0
+        assert set(weights().values()) == {0}
         assert written()[1:] == ({}, {ADDRESS})
         assert goes_on(client)
 
