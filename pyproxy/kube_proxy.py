@@ -1,13 +1,15 @@
 """What a departed kube-proxy leaves in the kernel, and its removal.
 
 Its nftables mode leaves two tables, its iptables mode chains and jumps to them, in whichever flavour of iptables the
-host had. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) stay: they are not kube-proxy's.
+host had, and its ipvs mode also what `kube_proxy_ipvs` removes. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY,
+KUBE-IPTABLES-HINT) stay: they are not kube-proxy's.
 """
 
 import json
 import re
 import shlex
 
+from pyproxy import kube_proxy_ipvs
 from pyproxy.kernel import program
 from pyproxy.table import ModeError
 
@@ -22,7 +24,8 @@ _FLAVOURS = ("iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-n
 
 def cleanup() -> list[str]:
     """Remove it all, and say what it was. What no program for is installed can't be there. Raises ModeError."""
-    return [*_nftables(), *(what for flavour in _FLAVOURS for what in _iptables(flavour))]
+    # Rules look into the sets of the ipvs mode.
+    return [*_nftables(), *(what for flavour in _FLAVOURS for what in _iptables(flavour)), *kube_proxy_ipvs.cleanup()]
 
 
 def _nftables() -> list[str]:

@@ -6,7 +6,8 @@ reads the kernel and writes what differs.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 
@@ -56,7 +57,7 @@ class IpvsMode:
     tracks_connections = True
     ends_connections = False
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._families = [family for family in DIALECTS if iptables.speaks(family)]
         self._sets = {name: one for family in self._families for name, one in sets(family).items()}
         self._addresses = ClaimedAddresses(_OWNER)
@@ -66,7 +67,7 @@ class IpvsMode:
         self._host = Host()
         self._site = Site()
         self._plan = Plan(self._site)
-        self._servers = Servers()
+        self._servers = Servers(clock)
         self._in_order = False  # whether the kernel holds what all of these say
 
     @property

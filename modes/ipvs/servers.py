@@ -7,17 +7,20 @@ forgets its flows: a client that keeps its port is sent elsewhere with its next 
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from modes.ipvs.route import Server
-from pyproxy.kernel.ipvs import Ipvs, Key, Real, Service, VirtualServer, spell
+from pyproxy.kernel.ipvs import Ipvs, Key, Load, Real, Service, VirtualServer, spell
 from pyproxy.table import IP
 
 LONGEST_DRAIN_S = 15 * 60.0
 _ON_ITS_WAY_S = 0.2
 """So long may an answer be on its way when its endpoint goes: once the flow is forgotten, it would not get through."""
+
+
+_NOT_OURS = -1
 
 
 @dataclass(slots=True)
@@ -30,10 +33,12 @@ class Held:
 
 
 class Servers:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: seconds since some moment."""
+        self._clock = clock
         self.held: dict[Key, Held] = {}
         self._draining: dict[tuple[Key, Real], float] = {}
-        """Since when, by time.monotonic()."""
+        """Since when, by the clock."""
 
     def adopt(self, found: Mapping[Key, VirtualServer], wanted: Iterable[Key]) -> None:
         """What is there and ours, and what others have where ours should be."""
@@ -77,7 +82,7 @@ class Servers:
 
     def quieten(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
         """No new connections to what of those ``keys`` is not wanted any more."""
-        quiet, now = [], time.monotonic()
+        quiet, now = [], self._clock()
         for key in keys:
             held = self.held.get(key)
             if held is None:
@@ -107,7 +112,7 @@ class Servers:
 
     def reap(self, ipvs: Ipvs, found: Mapping[Key, VirtualServer], wanted: Mapping[Key, Server]) -> None:
         """Remove what has drained, by the connections that the kernel tells in ``found``."""
-        too_long = time.monotonic() - LONGEST_DRAIN_S
+        too_long = self._clock() - LONGEST_DRAIN_S
         gone = [
             (key, real)
             for (key, real), since in self._draining.items()
@@ -145,9 +150,14 @@ class Servers:
                 yield key, f"the virtual server {spell(key)} is changed"
             for real in held.weights.keys() | server.reals.keys():
                 load = server.reals.get(real)
-                if load is None or load.weight != held.weights.get(real):
+                if load is None or _weight(load) != held.weights.get(real):
                     how = "missing" if load is None else "changed" if real in held.weights else "foreign"
                     yield key, f"real server {real.address} port {real.port} of {spell(key)} is {how}"
+
+
+def _weight(load: Load) -> int:
+    """One that is not reached as ours are has a weight that none of ours has: so it is written anew, or quietened."""
+    return load.weight if load.is_translated else _NOT_OURS
 
 
 def _is_udp(key: Key) -> bool:

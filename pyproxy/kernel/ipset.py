@@ -43,6 +43,8 @@ class Kind(Enum):
     """A mark goes with each element, for `-j SET --map-set`."""
     SERVICE_SOURCE = ("hash:ip,port,net", 1)
     PAIR = ("hash:net,net", 0)
+    PORT = ("bitmap:port", 0)
+    """Of others: it is only read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,9 @@ def _listed(netlink: Netlink, what: bytes) -> Iterator[list[tuple[int, bytes]]]:
 def _elements(one: Set, payload: bytes) -> Iterator[tuple[Slot, int]]:
     for _, data in attributes(payload):
         fields = dict(attributes(data))
+        if one.kind is Kind.PORT:
+            yield Slot(one.name, str(struct.unpack("!H", fields[_PORT])[0])), 0
+            continue
         key = _address(fields[_IP])
         if one.kind is Kind.PAIR:
             key = f"{key},{_address(fields[_IP2])}"

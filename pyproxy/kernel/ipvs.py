@@ -29,7 +29,7 @@ _REAL_ADDRESS, _REAL_PORT, _METHOD, _WEIGHT, _UPPER, _LOWER = 1, 2, 3, 4, 5, 6  
 _ACTIVE, _INACTIVE, _REAL_AF = 7, 8, 11
 _PERSISTENT, _OURS = 0x1, 0x20  # IP_VS_SVC_F_PERSISTENT, IP_VS_SVC_F_SCHED3
 _GENERIC_HEADER = struct.Struct("=BBH")  # genlmsghdr
-_MASQUERADING = 0  # IP_VS_CONN_F_MASQ
+_MASQUERADING, _METHODS = 0, 0x7  # IP_VS_CONN_F_MASQ, IP_VS_CONN_F_FWD_MASK
 _EVERYTHING = Path("/proc/net/ip_vs")
 _TRANSPORTS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _TRANSPORT_NAMES = {number: name for name, number in _TRANSPORTS.items()}
@@ -75,6 +75,8 @@ class Load(NamedTuple):
     weight: int
     connections: int
     """Active and inactive."""
+    is_translated: bool = True
+    """As all of ours are; others may have theirs reached in other ways."""
 
 
 @dataclass(slots=True)
@@ -121,7 +123,8 @@ class Ipvs:
                 shown.add(key)
             elif server is not None:
                 address, port = _place(words[1])
-                server.reals[Real(address, port)] = Load(int(words[3]), int(words[4]) + int(words[5]))
+                load = Load(int(words[3]), int(words[4]) + int(words[5]), words[2] == "Masq")
+                server.reals[Real(address, port)] = load
         for key in found.keys() - shown:
             found[key].reals = self._reals(key)
         return found
@@ -136,10 +139,11 @@ class Ipvs:
             for payload in answers:
                 fields = dict(attributes(dict(attributes(payload, _GENERIC_HEADER.size))[_REAL]))
                 (port,) = struct.unpack("!H", fields[_REAL_PORT])
-                weight, active, inactive = (
-                    struct.unpack("=I", fields[kind])[0] for kind in (_WEIGHT, _ACTIVE, _INACTIVE)
+                method, weight, active, inactive = (
+                    struct.unpack("=I", fields[kind])[0] for kind in (_METHOD, _WEIGHT, _ACTIVE, _INACTIVE)
                 )
-                reals[Real(_unpacked(key.family, fields[_REAL_ADDRESS]), port)] = Load(weight, active + inactive)
+                load = Load(weight, active + inactive, method & _METHODS == _MASQUERADING)
+                reals[Real(_unpacked(key.family, fields[_REAL_ADDRESS]), port)] = load
         return reals
 
     def put(self, services: dict[Key, Service], *, anew: bool) -> None:

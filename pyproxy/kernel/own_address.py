@@ -5,7 +5,7 @@ The message layouts are those of linux/rtnetlink.h and linux/if_addr.h.
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 from pyproxy.address import IP, Prefix, contains, family_of
@@ -39,18 +39,24 @@ def of_devices(without: str = "") -> frozenset[IP]:
 
     Raises OSError.
     """
-    found = set()
-    indices = {name: index for index, name in socket.if_nameindex()}
+    return frozenset(ip for device, ip in _listed() if device != without)
+
+
+def of_device(name: str) -> frozenset[IP]:
+    """All that one has; none if there is none of that name. Raises OSError."""
+    return frozenset(ip for device, ip in _listed() if device == name)
+
+
+def _listed() -> Iterator[tuple[str, IP]]:
+    """Each address, and the device that has it."""
+    names = dict(socket.if_nameindex())
     with Netlink(ROUTE) as netlink:
         for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
             fields = dict(attributes(answer, _ADDRESS.size))
-            if _ADDRESS.unpack_from(answer)[-1] == indices.get(without):
-                continue
             # Between two points IFA_ADDRESS is the far one.
             packed = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS, b""))
             if answer[0] in (socket.AF_INET, socket.AF_INET6) and packed:
-                found.add(IP(socket.inet_ntop(answer[0], packed)))
-    return frozenset(found)
+                yield names.get(_ADDRESS.unpack_from(answer)[-1], ""), IP(socket.inet_ntop(answer[0], packed))
 
 
 def node_port_addresses(prefixes: Iterable[Prefix], own: Iterable[IP]) -> tuple[IP, ...]:

@@ -42,4 +42,4 @@ def test_real_servers_are_read_whoever_else_has_some(namespaces: list[Namespace]
             ipvs.close()
         assert found.keys() == set(keys)
         assert {tuple(server.reals) for server in found.values()} == {(Real(real, 8080),)}
-        assert {load for server in found.values() for load in server.reals.values()} == {(1, 0)}
+        assert {load for server in found.values() for load in server.reals.values()} == {(1, 0, True)}

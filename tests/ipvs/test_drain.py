@@ -1,0 +1,192 @@
+"""Endpoints that go while clients use them: they finish, and nobody new comes."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from bench.ask import ask, datagram, open_socket
+from bench.lab import Lab
+from modes.iptables.mode import IptablesMode
+from modes.ipvs.mode import IpvsMode
+from modes.ipvs.servers import LONGEST_DRAIN_S
+from pyproxy.table import IP, Backend, Frontend, Host, InUse, Pool, Scope, Table, Transport
+from tests.conformance.cluster import until
+from tests.ipvs.world import differences, servers, written
+from tests.unit.test_iptables_route import WEB, route
+
+PATIENCE_S = 60.0
+"""Of a connection that was reset IPVS knows for ten seconds more."""
+ADDRESS, PORT = "10.96.0.1", 80
+FRONTEND = Frontend(IP(ADDRESS), PORT, Scope.CLUSTER_IP)
+POD_2, POD_3 = (Backend(IP(f"10.244.0.{number}"), 8080, True) for number in (12, 13))
+BOTH, ONE_LEFT, NONE = (
+    Table({one.id: one} if one.internal.backends else {}, Host())
+    for one in (route(FRONTEND, internal=Pool(pods)) for pods in ((POD_2, POD_3), (POD_3,), ()))
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab("legacy") as built:
+        yield built
+
+
+@pytest.fixture(autouse=True)
+def on_the_node(lab: Lab) -> Iterator[None]:
+    with lab.node.namespace.entered():
+        yield
+        IpvsMode().cleanup()
+
+
+@contextmanager
+def connection(lab: Lab, pod: str) -> Iterator[socket.socket]:
+    """One that ``pod`` has greeted, reset in the end, as are those that another one has."""
+    greeting = ""
+    while not greeting.startswith(pod):
+        client = open_socket(lab.pods["pod-1"], ADDRESS)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(10)
+        client.connect((ADDRESS, PORT))
+        greeting = client.recv(100).decode()
+    with client:
+        yield client
+
+
+def goes_on(client: socket.socket) -> bool:
+    client.sendall(b"still there?")
+    return client.recv(100) == b"still there?"
+
+
+def weights() -> dict[str, int]:
+    """Of all real servers, by address."""
+    return {real.address: load.weight for server in servers().values() for real, load in server.reals.items()}
+
+
+def test_a_connection_goes_on_nobody_new_comes_and_it_goes_with_its_connection(lab: Lab) -> None:
+    mode = IpvsMode()
+    mode.sync(BOTH, None)
+    with connection(lab, "pod-2") as client:
+        mode.sync(ONE_LEFT, {WEB})
+        assert weights() == {POD_2.ip: 0, POD_3.ip: 1}
+        assert mode.verify() == []
+        assert weights() == {POD_2.ip: 0, POD_3.ip: 1}
+        assert {ask(lab.pods["pod-1"], ADDRESS, PORT).pod for _ in range(10)} == {"pod-3"}
+        assert goes_on(client)
+    until(lambda: mode.verify() == [] and POD_2.ip not in weights(), lambda: str(weights()), PATIENCE_S)
+    assert weights() == {POD_3.ip: 1}
+
+
+def test_a_restart_lets_it_finish_too(lab: Lab) -> None:
+    IpvsMode().sync(BOTH, None)
+    with connection(lab, "pod-2") as client:
+        IpvsMode().sync(ONE_LEFT, None)  # it went while nobody ran
+        mode = IpvsMode()
+        mode.sync(ONE_LEFT, None)
+        assert mode.verify() == []
+        assert weights() == {POD_2.ip: 0, POD_3.ip: 1}
+        assert goes_on(client)
+        mode.sync(BOTH, {WEB})
+        assert weights() == {POD_2.ip: 1, POD_3.ip: 1}
+        assert mode.verify() == []
+        assert goes_on(client)
+
+
+def test_it_goes_after_a_quarter_of_an_hour_anyway_which_begins_anew_with_a_restart(lab: Lab) -> None:
+    clock = Clock()
+    mode = IpvsMode(clock)
+    mode.sync(BOTH, None)
+    with connection(lab, "pod-2") as client:
+        mode.sync(ONE_LEFT, {WEB})
+        clock.now += LONGEST_DRAIN_S - 1
+        restarted = IpvsMode(clock)
+        restarted.sync(ONE_LEFT, None)
+        assert mode.verify() == restarted.verify() == []
+        clock.now += 2
+        assert restarted.verify() == []
+        assert weights() == {POD_2.ip: 0, POD_3.ip: 1}
+        assert goes_on(client)
+        clock.now += LONGEST_DRAIN_S
+        assert restarted.verify() == []
+        assert weights() == {POD_3.ip: 1}
+        with pytest.raises((ConnectionError, TimeoutError)):
+            goes_on(client)
+
+
+def test_the_service_goes_and_its_address_stays_until_the_last_connection_does(lab: Lab) -> None:
+    mode = IpvsMode()
+    mode.sync(BOTH, None)
+    with connection(lab, "pod-2") as client:
+        mode.sync(NONE, {WEB})
+        for _ in range(2):
+            assert mode.verify() == []
+            assert set(weights().values()) == {0}
+            assert written()[2] == {ADDRESS}
+            assert goes_on(client)
+            with pytest.raises(TimeoutError):
+                ask(lab.pods["pod-1"], ADDRESS, PORT, timeout=0.3)
+            mode = IpvsMode()
+            mode.sync(NONE, None)
+    until(lambda: mode.verify() == [] and not weights(), lambda: str(weights()), PATIENCE_S)
+    assert differences(NONE, mode) == []
+
+
+def test_whoever_retires_lets_it_finish_and_is_asked_again(lab: Lab) -> None:
+    IpvsMode().sync(BOTH, None)
+    retiring, removed = IpvsMode(), list[str]()
+    with connection(lab, "pod-2") as client:
+        with pytest.raises(InUse, match="1 virtual servers of IPVS have open connections"):
+            removed.extend(retiring.retire(IptablesMode()))
+        assert "22 sets of addresses" in removed
+        assert weights()[POD_2.ip] == 0
+        assert set(weights().values()) == {0}
+        assert written()[1:] == ({}, {ADDRESS})
+        assert goes_on(client)
+
+    def is_gone() -> bool:
+        try:
+            removed.extend(retiring.retire(IptablesMode()))
+        except InUse:
+            return False
+        return True
+
+    until(is_gone, lambda: str(weights()), PATIENCE_S)
+    assert removed[-2:] == ["1 virtual servers of IPVS", "1 local routes"]
+    assert written() == ({}, {}, set())
+
+
+def test_a_flow_of_udp_is_sent_elsewhere_at_once(lab: Lab) -> None:
+    both, one_left = (
+        Table({WEB: replace(table.routes[WEB], transport=Transport.UDP)}, Host()) for table in (BOTH, ONE_LEFT)
+    )
+
+    def answering(client: socket.socket) -> str:
+        """Conntrack knows the flow still, so the datagram that finds it gone from IPVS is lost: once."""
+        try:
+            return datagram(client).pod
+        except TimeoutError:
+            return datagram(client).pod
+
+    mode = IpvsMode()
+    mode.sync(both, None)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(open_socket(lab.pods["pod-1"], ADDRESS, "UDP")) for _ in range(4)]
+        for client in clients:
+            client.settimeout(2)
+            client.connect((ADDRESS, PORT))
+        assert {datagram(client).pod for client in clients} == {"pod-2", "pod-3"}
+        mode.sync(one_left, {WEB})
+        assert weights() == {POD_3.ip: 1}
+        assert {answering(client) for client in clients} == {"pod-3"}
+        assert mode.verify() == []
