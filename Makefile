@@ -9,23 +9,30 @@ READY := $(VENV)/.ready
 # user-mode-linux is the kernel in which ipvs mode is tried, kmod loads its modules, and with ipvsadm, ipset and procps
 # the tests look at and damage what that mode writes.
 DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps
-# Who reaches whom and who does not, of the conformance suite: a system call takes two hundred times as long in that
-# kernel, so that what happens under load is left to `make test-kernels`.
-IN_UML := $(addprefix tests/conformance/test_,reachability.py refusal.py endpoints.py affinity.py sctp.py)
+UML_LOG := .cache/in-uml.log
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
 
-.PHONY: demo test test-kernels broad check unit conformance faults screenshot lock clean
+.PHONY: demo test here in-uml test-kernels broad check unit conformance faults screenshot lock clean
 
 demo: $(READY)
 	$(BIN)/pyproxy demo
 	$(BIN)/python -m tests.kernels uml --timeout 600 -- pyproxy demo --mode ipvs
 
 test: check
+	$(MAKE) --no-print-directory --jobs=2 here in-uml
+
+here: $(READY)
 	$(BIN)/pytest
 	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
 	$(BIN)/pytest tests/conformance --mode userspace
-	$(BIN)/python -m tests.kernels uml -- pytest $(IN_UML) --mode ipvs --iptables legacy
+
+# It takes as long as all of the above and runs beside it; what it says comes in one piece, when it is done.
+in-uml: $(READY)
+	@mkdir -p $(dir $(UML_LOG))
+	@echo "in user-mode Linux, meanwhile: tests/conformance and tests/ipvs; see $(UML_LOG)"
+	@$(BIN)/python -m tests.kernels uml --timeout 3600 -- pytest tests/conformance tests/ipvs --mode ipvs --iptables legacy \
+		>$(UML_LOG) 2>&1; status=$$?; cat $(UML_LOG); exit $$status
 
 # The conformance suite of every mode in every kernel, and what came of it as a table.
 test-kernels: $(READY)
