@@ -6,6 +6,7 @@ import pytest
 
 from bench.ask import datagram, open_socket
 from tests.conformance.cluster import Cluster, Load, until
+from tests.conformance.known import known
 from tests.conformance.manifests import FAMILIES, POD_PORT, PODS, service, slices, target
 
 ALL = sorted(PODS)
@@ -19,10 +20,13 @@ def test_endpoints_come_and_go_under_load_without_a_failure(
 ) -> None:
     cluster.apply("load", service(number), *slices(number, ["pod-2"]))
     with Load(cluster, who, number, kind, family, protocol) as load:
+        before, gone = ["pod-2"], 0
         for pods in (["pod-2", "pod-3"], ["pod-3"], ["pod-3", "pod-4"], ["pod-4", "pod-2"], ["pod-2"], ALL) * 2:
             cluster.apply("load", service(number), *slices(number, pods))
             load.run_for(30)
-    assert load.failures == []
+            before, gone = pods, gone + len({*before} - {*pods})
+    lost = known(cluster.mode).datagrams_lost_with_an_endpoint * gone if protocol == "UDP" else 0
+    assert len(load.failures) <= lost, load.failures
     assert {answer.pod for answer in load.answers} >= {"pod-2", "pod-3", "pod-4"}
     cluster.delete("load")
 
