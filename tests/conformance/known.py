@@ -9,9 +9,9 @@ class Known:
     """IPVS keeps a client with its endpoint for as long as it remembers a connection of the client's, and it remembers
     one for two minutes after its end (ip_vs_proto_tcp.c, ip_vs_conn_expire). So a shorter time-out has no effect."""
     datagrams_lost_with_an_endpoint: int = 0
-    """IPVS forgets the flows to an endpoint that is gone a tick of the kernel's clock later, and drops a datagram of one
-    of them that comes in between (ip_vs_in_hook, where conntrack knows the flow). A client's port may have been another
-    one's five minutes ago: that flow is remembered."""
+    """IPVS forgets the flows to an endpoint that is gone a tick of the kernel's clock later, and drops a datagram of
+    one of them that comes in between (ip_vs_in_hook, where conntrack knows the flow). It remembers a flow for five
+    minutes, and a port that a client gets may be that of one of them."""
     relays: bool = False
     """Endpoints are connected to by this node, and so see its address, whoever asks."""
     loses_open_connections_to: tuple[str, ...] = ()
