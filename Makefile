@@ -37,7 +37,7 @@ in-uml: $(READY)
 # The conformance suite of every mode in every kernel, and what came of it as a table.
 test-kernels: $(READY)
 	@dpkg-query -W qemu-system-x86 >/dev/null 2>&1 || apt-get install -y -qq --no-install-recommends qemu-system-x86
-	$(BIN)/python -m tests.kernels matrix
+	$(BIN)/python -m tests.kernels matrix --write docs/KERNELS.md
 
 # What `make test` leaves out, to stay short.
 broad: $(READY)
