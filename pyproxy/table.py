@@ -136,6 +136,11 @@ class Route:
     def pools(self) -> tuple[Pool, Pool, Pool]:
         return self.internal, self.external, self.short_circuit
 
+    def lets_in(self, addresses: Iterable[IP]) -> bool:
+        """Whether one of them, of the route's family, is named by `allowed_sources`."""
+        own = [ip for ip in addresses if family_of(ip) is self.id.family]
+        return any(contains(prefix, ip) for prefix in self.allowed_sources or () for ip in own)
+
     def in_places_of(self, old: "Route") -> "Route":
         """With the order of backends that a mode wrote before, as far as they stay."""
         return replace(

@@ -1,13 +1,13 @@
 """A route as virtual servers and elements of sets: pure values, no kernel."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from zlib import crc32
 
 from modes.ipvs.ruleset import MASQUERADE, set_name
 from pyproxy.kernel.ipset import Elements, Slot
 from pyproxy.kernel.ipvs import Key, Real, Service
-from pyproxy.table import IP, Frontend, OnEmpty, Pool, Route, RouteId, Scope, Transport, family_of
+from pyproxy.table import IP, Family, Frontend, OnEmpty, Pool, Prefix, Route, RouteId, Scope, Transport, family_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def part_of(route: Route, site: Site, marks: Marks) -> Part:
             part.elements[Slot(set_name(kind, family), spelled)] = mark
         if is_guarded:
             part.elements[Slot(set_name("GUARDED", family), spelled)] = 0
-            for source in route.allowed_sources or ():
+            for source in _sources(route, frontend.address, site.own):
                 part.elements[Slot(set_name("ALLOWED", family), f"{spelled},{source}")] = 0
         pool = route.internal if frontend.scope is Scope.CLUSTER_IP else route.external
         if pool.backends:
@@ -90,6 +90,14 @@ def part_of(route: Route, site: Site, marks: Marks) -> Part:
             if backend.is_local:
                 part.elements[Slot(set_name("HAIRPIN", family), f"{backend.ip},{backend.ip}")] = 0
     return part
+
+
+def _sources(route: Route, address: IP, own: Collection[IP]) -> Iterator[Prefix]:
+    """The node asks itself from the very address that it asks (ip_route_output_key_hash_rcu): it may if it is one of
+    those who may."""
+    yield from route.allowed_sources or ()
+    if route.lets_in(own):
+        yield Prefix(f"{address}/{128 if route.id.family is Family.IPV6 else 32}")
 
 
 def _node_ports(route: Route, node_addresses: Iterable[IP]) -> Iterator[Frontend]:

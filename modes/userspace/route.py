@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from modes.userspace.protocol import Endpoint, Entry
-from pyproxy.table import IP, OnEmpty, Pool, Route, Scope, contains, family_of
+from pyproxy.table import IP, OnEmpty, Pool, Route, Scope, family_of
 
 
 def entries_of(route: Route, node_addresses: Iterable[IP], own: Collection[IP]) -> Iterator[Entry]:
@@ -41,9 +41,8 @@ def entries_of(route: Route, node_addresses: Iterable[IP], own: Collection[IP]) 
 def _sources(route: Route, address: IP, own: Collection[IP]) -> tuple[str, ...]:
     """The node asks itself from the very address that it asks (ip_route_output_key_hash_rcu): it may if it is one of
     those who may."""
-    allowed = route.allowed_sources or ()
-    has_node = any(family_of(ip) is route.id.family and contains(some, ip) for some in allowed for ip in own)
-    return (*allowed, address) if has_node else tuple(allowed)
+    allowed = tuple(route.allowed_sources or ())
+    return (*allowed, address) if route.lets_in(own) else allowed
 
 
 def _drops(pool: Pool) -> bool:
