@@ -1,9 +1,7 @@
 """Endpoints that go while clients use them: they finish, and nobody new comes."""
 
 import socket
-import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -15,6 +13,7 @@ from modes.ipvs.mode import IpvsMode
 from modes.ipvs.servers import LONGEST_DRAIN_S
 from pyproxy.table import IP, Backend, Frontend, Host, InUse, Pool, Scope, Table, Transport
 from tests.conformance.cluster import until
+from tests.ipvs.traffic import connection, goes_on
 from tests.ipvs.world import differences, servers, written
 from tests.unit.test_iptables_route import WEB, route
 
@@ -37,38 +36,6 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab("legacy") as built:
-        yield built
-
-
-@pytest.fixture(autouse=True)
-def on_the_node(lab: Lab) -> Iterator[None]:
-    with lab.node.namespace.entered():
-        yield
-        IpvsMode().cleanup()
-
-
-@contextmanager
-def connection(lab: Lab, pod: str) -> Iterator[socket.socket]:
-    """One that ``pod`` has greeted, reset in the end, as are those that another one has."""
-    greeting = ""
-    while not greeting.startswith(pod):
-        client = open_socket(lab.pods["pod-1"], ADDRESS)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.settimeout(10)
-        client.connect((ADDRESS, PORT))
-        greeting = client.recv(100).decode()
-    with client:
-        yield client
-
-
-def goes_on(client: socket.socket) -> bool:
-    client.sendall(b"still there?")
-    return client.recv(100) == b"still there?"
-
-
 def weights() -> dict[str, int]:
     """Of all real servers, by address."""
     return {real.address: load.weight for server in servers().values() for real, load in server.reals.items()}
@@ -77,7 +44,7 @@ def weights() -> dict[str, int]:
 def test_a_connection_goes_on_nobody_new_comes_and_it_goes_with_its_connection(lab: Lab) -> None:
     mode = IpvsMode()
     mode.sync(BOTH, None)
-    with connection(lab, "pod-2") as client:
+    with connection(lab, ADDRESS, PORT, "pod-2") as client:
         mode.sync(ONE_LEFT, {WEB})
         assert weights() == {POD_2.ip: 0, POD_3.ip: 1}
         assert mode.verify() == []
@@ -90,7 +57,7 @@ def test_a_connection_goes_on_nobody_new_comes_and_it_goes_with_its_connection(l
 
 def test_a_restart_lets_it_finish_too(lab: Lab) -> None:
     IpvsMode().sync(BOTH, None)
-    with connection(lab, "pod-2") as client:
+    with connection(lab, ADDRESS, PORT, "pod-2") as client:
         IpvsMode().sync(ONE_LEFT, None)  # it went while nobody ran
         mode = IpvsMode()
         mode.sync(ONE_LEFT, None)
@@ -107,7 +74,7 @@ def test_it_goes_after_a_quarter_of_an_hour_anyway_which_begins_anew_with_a_rest
     clock = Clock()
     mode = IpvsMode(clock)
     mode.sync(BOTH, None)
-    with connection(lab, "pod-2") as client:
+    with connection(lab, ADDRESS, PORT, "pod-2") as client:
         mode.sync(ONE_LEFT, {WEB})
         clock.now += LONGEST_DRAIN_S - 1
         restarted = IpvsMode(clock)
@@ -127,7 +94,7 @@ def test_it_goes_after_a_quarter_of_an_hour_anyway_which_begins_anew_with_a_rest
 def test_the_service_goes_and_its_address_stays_until_the_last_connection_does(lab: Lab) -> None:
     mode = IpvsMode()
     mode.sync(BOTH, None)
-    with connection(lab, "pod-2") as client:
+    with connection(lab, ADDRESS, PORT, "pod-2") as client:
         mode.sync(NONE, {WEB})
         for _ in range(2):
             assert mode.verify() == []
@@ -145,7 +112,7 @@ def test_the_service_goes_and_its_address_stays_until_the_last_connection_does(l
 def test_whoever_retires_lets_it_finish_and_is_asked_again(lab: Lab) -> None:
     IpvsMode().sync(BOTH, None)
     retiring, removed = IpvsMode(), list[str]()
-    with connection(lab, "pod-2") as client:
+    with connection(lab, ADDRESS, PORT, "pod-2") as client:
         with pytest.raises(InUse, match="1 virtual servers of IPVS have open connections"):
             removed.extend(retiring.retire(IptablesMode()))
         assert "22 sets of addresses" in removed

@@ -71,24 +71,34 @@ def test_after_any_history_the_kernel_holds_what_the_table_says(seed: int, kerne
 
 
 @pytest.mark.parametrize(
-    ("table", "changed"), [(TWO_ELSEWHERE, None), (TWO, {WEB, OTHER})], ids=["everything", "a change"]
+    ("table", "changed", "afterwards"),
+    [(TWO_ELSEWHERE, None, [TWO_ELSEWHERE]), (TWO, {WEB, OTHER}, [TWO, ONE])],
+    ids=["everything", "a change"],
 )
 def test_a_sync_that_fails_anywhere_is_repaired_by_the_next(
-    table: Table, changed: set[RouteId] | None, kernel: Unreliable
+    table: Table, changed: set[RouteId] | None, afterwards: list[Table], kernel: Unreliable
 ) -> None:
     """By one to the same table as well as by one back to where it came from."""
+
+    def fails(at: int) -> bool:
+        kernel.fail(at)
+        try:
+            mode.sync(table, changed)
+        except ModeError as error:
+            assert REASON in str(error)
+            return True
+        kernel.fail(at=0)
+        return False
+
     with node():
         mode = IpvsMode()
-        for at in count(1):
-            after = (table, ONE)[at % 2]
+        mode.sync(ONE, None)
+        for after in afterwards:
+            for at in count(1):
+                if not fails(at):
+                    break
+                mode.sync(after, set())
+                assert differences(after, mode) == [], f"after failure {at}"
+                mode.sync(ONE, None)
+            assert at > 6
             mode.sync(ONE, None)
-            kernel.fail(at)
-            try:
-                mode.sync(table, changed)
-            except ModeError as error:
-                assert REASON in str(error)
-            else:
-                break
-            mode.sync(after, set())
-            assert differences(after, mode) == [], f"after failure {at}"
-        assert at > 6

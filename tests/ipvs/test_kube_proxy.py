@@ -1,7 +1,10 @@
 """`pyproxy cleanup --kube-proxy` after kube-proxy's ipvs mode: what it left goes, and nothing else."""
 
+from bench.lab import Lab
 from modes.ipvs.mode import IpvsMode
 from pyproxy import kube_proxy
+from pyproxy.table import IP, Backend, Pool
+from tests.ipvs.traffic import connection, goes_on
 from tests.ipvs.world import NODE, everything, node, plant_foreigners, table_of
 from tests.unit.iptables_world import run
 from tests.unit.test_iptables_route import CLUSTER_IP, endpoints, route
@@ -92,6 +95,22 @@ def make(servers: tuple[str, ...]) -> None:
         run("ipvsadm", "-A", *words.split(), "-s", "rr")
         real = "[fd00:244::9]:53" if "[" in words else "10.244.0.9:53"
         run("ipvsadm", "-a", *words.split(), "-r", real, "-m")
+
+
+def test_connections_through_it_go_on_in_our_ipvs_mode(lab: Lab) -> None:
+    """Which takes over the virtual servers of Services."""
+    lab.node.namespace.sysctl(ipv4__vs__conntrack=1)
+    run("ip", "link", "add", "kube-ipvs0", "type", "dummy")
+    run("ip", "addr", "add", "10.96.0.1", "dev", "kube-ipvs0")
+    run("ipvsadm", "-A", "-t", "10.96.0.1:80", "-s", "rr")
+    run("ipvsadm", "-a", "-t", "10.96.0.1:80", "-r", "10.244.0.12:8080", "-m")
+    with connection(lab, "10.96.0.1", 80, "pod-2") as client:
+        pool = Pool((Backend(IP("10.244.0.12"), 8080, True),))
+        mode = IpvsMode()
+        mode.sync(table_of(route(CLUSTER_IP, internal=pool)), None)
+        assert kube_proxy.cleanup() == ["device kube-ipvs0"]
+        assert mode.verify() == []
+        assert goes_on(client)
 
 
 def test_all_that_it_left_goes_and_nothing_else() -> None:

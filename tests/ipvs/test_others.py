@@ -127,7 +127,7 @@ def test_so_does_retiring(successor: type[Mode]) -> None:
     assert list(IpvsMode().retire(successor())) == []
 
 
-def test_an_address_of_the_nodes_own_serves_a_service_and_stays() -> None:
+def test_an_address_of_the_nodes_own_is_claimed_for_nobody_and_stays() -> None:
     """Given to it before the service has it, or after."""
     run("ip", "addr", "add", "10.96.0.1", "dev", "lan")
     mode = IpvsMode()
