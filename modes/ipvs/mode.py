@@ -156,7 +156,7 @@ class IpvsMode:
         is ready for it, before others get new ports.
         """
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
-        leaving, moving = _claims(gone), {slot.key for slot in come}
+        leaving, moving = _claims(gone) & self._addresses.claimed, {slot.key for slot in come}
         later = [slot for slot in gone if slot.key in moving and slot.set not in _BARRING]
         hairpins = {slot: mark for slot, mark in come.items() if slot.set in _HAIRPIN}
         late = [slot for slot in gone if slot.set in _HAIRPIN]
