@@ -46,7 +46,7 @@ class Servers:
             key: found[key] for key in wanted if key in found
         }
         self.held = {
-            key: Held(server.service, not _is_udp(key), {real: load.weight for real, load in server.reals.items()})
+            key: Held(server.service, not _is_udp(key), {real: _weight(load) for real, load in server.reals.items()})
             for key, server in mine.items()
         }
         # A sync may have failed before it told the kernel, and the next one want the endpoint again.
