@@ -28,10 +28,11 @@ here: $(READY)
 	$(BIN)/pytest tests/conformance --mode userspace
 
 # It takes as long as all of the above and runs beside it; what it says comes in one piece, when it is done.
+# tests/ipvs comes first, since it takes IPVS away for a while, which no cluster may use then.
 in-uml: $(READY)
 	@mkdir -p $(dir $(UML_LOG))
 	@echo "in user-mode Linux, meanwhile: tests/conformance and tests/ipvs; see $(UML_LOG)"
-	@$(BIN)/python -m tests.kernels uml --timeout 3600 -- pytest tests/conformance tests/ipvs --mode ipvs --iptables legacy \
+	@$(BIN)/python -m tests.kernels uml --timeout 3600 -- pytest tests/ipvs tests/conformance --mode ipvs --iptables legacy \
 		>$(UML_LOG) 2>&1; status=$$?; cat $(UML_LOG); exit $$status
 
 # The conformance suite of every mode in every kernel, and what came of it as a table.
