@@ -129,7 +129,7 @@ def test_whoever_retires_lets_it_finish_and_is_asked_again(lab: Lab) -> None:
         return True
 
     until(is_gone, lambda: str(weights()), PATIENCE_S)
-    assert removed[-2:] == ["1 virtual servers of IPVS", "1 local routes"]
+    assert {"1 virtual servers of IPVS", "1 local routes"} <= set(removed)
     assert written() == ({}, {}, set())
 
 

@@ -111,7 +111,7 @@ def test_cleanup_removes_all_that_is_ours_and_nothing_else() -> None:
     mode.sync(OURS, None)
     assert everything() != before
     told = IpvsMode().cleanup()
-    assert told[-3:] == ["22 sets of addresses", "2 virtual servers of IPVS", "1 local routes"]
+    assert set(told) >= {"22 sets of addresses", "2 virtual servers of IPVS", "1 local routes"}
     assert everything() == before
     assert mode.cleanup() == []
 
@@ -122,7 +122,7 @@ def test_so_does_retiring(successor: type[Mode]) -> None:
     before = everything()
     IpvsMode().sync(OURS, None)
     told = list(IpvsMode().retire(successor()))
-    assert told[-3:] == ["22 sets of addresses", "2 virtual servers of IPVS", "1 local routes"]
+    assert set(told) >= {"22 sets of addresses", "2 virtual servers of IPVS", "1 local routes"}
     assert everything() == before
     assert list(IpvsMode().retire(successor())) == []
 
