@@ -31,7 +31,7 @@ here: $(READY)
 # tests/ipvs comes first, since it takes IPVS away for a while, which no cluster may use then.
 in-uml: $(READY)
 	@mkdir -p $(dir $(UML_LOG))
-	@echo "in user-mode Linux, meanwhile: tests/conformance and tests/ipvs; see $(UML_LOG)"
+	@echo "in user-mode Linux, meanwhile: tests/ipvs and tests/conformance; see $(UML_LOG)"
 	@$(BIN)/python -m tests.kernels uml --timeout 3600 -- pytest tests/ipvs tests/conformance --mode ipvs --iptables legacy \
 		>$(UML_LOG) 2>&1; status=$$?; cat $(UML_LOG); exit $$status
 
