@@ -7,8 +7,10 @@ READY := $(VENV)/.ready
 # nft writes the nftables mode, iptables the iptables and ipvs modes; python3-venv makes the virtual environment;
 # mmdebstrap makes the fresh root in which the image's steps are tried; chromium shows the status page to its tests;
 # user-mode-linux is the kernel in which ipvs mode is tried, kmod loads its modules, and with ipvsadm, ipset and procps
-# the tests look at and damage what that mode writes.
-DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps
+# the tests look at and damage what that mode writes; python3-bpfcc (which is not PyPI's bcc) compiles the programs of
+# ebpf mode, with the headers of linux-libc-dev: so the virtual environment sees Debian's packages.
+DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps \
+	python3-bpfcc linux-libc-dev
 # Who reaches whom and who does not, of the conformance suite: a system call takes two hundred times as long in that
 # kernel, so that what happens under load is left to `make test-kernels`.
 IN_UML := $(addprefix tests/conformance/test_,reachability.py refusal.py endpoints.py affinity.py sctp.py)
@@ -51,7 +53,7 @@ screenshot: $(READY)
 $(READY): pyproject.toml requirements.lock
 	@dpkg-query -W $(DEBIAN) >/dev/null 2>&1 || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN); }
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -126,7 +126,7 @@ def demo(names: list[str], *, as_json: bool) -> int:
 
 def _serve(mode: str) -> Iterator[Row]:
     with Lab() as lab, Lab() as twin, tempfile.TemporaryFile() as log:
-        subject = Subject(lab, pyproxy_run(mode, "--manifests", EXAMPLES), log)
+        subject = Subject(lab, pyproxy_run(mode, *lab.flags, "--manifests", EXAMPLES), log)
         try:
             _wait_until_served(lab)
             for question in questions():

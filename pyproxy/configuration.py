@@ -73,6 +73,8 @@ class Configuration:
     verbosity: int = 0
     log_format: Literal["text", "json"] = "text"
     ipvs: Ipvs = field(default_factory=Ipvs)
+    cgroup: str = ""
+    """Only a flag says it: whose sockets mode ebpf serves, by default all of this node."""
     ignored: tuple[Ignored, ...] = ()
 
 

@@ -86,6 +86,9 @@ def add_to(run: argparse.ArgumentParser) -> None:
     for name, what in (("tcp", "TCP connections"), ("tcpfin", "TCP connections that end"), ("udp", "UDP flows")):
         ipvs.add_argument(f"--ipvs-{name}-timeout", type=_seconds, metavar="DURATION",
                           help=f"of idle {what} (default: 0, as the kernel has it)")  # fmt: skip
+    ebpf = run.add_argument_group("what only mode ebpf goes by")
+    ebpf.add_argument("--cgroup", type=_folder, metavar="FOLDER",
+                      help="of cgroup v2: serve its processes' sockets (default: the root, all of them)")  # fmt: skip
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
                       help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
@@ -150,6 +153,12 @@ def _listen(port: int) -> Callable[[str], Any]:
         return _DISABLED if number == 0 else (address, number or port)
 
     return parse
+
+
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return text
 
 
 def _boolean(text: str) -> bool:

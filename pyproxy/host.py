@@ -31,6 +31,7 @@ class HostOptions:
     """None: the node's InternalIP addresses; the empty tuple: only the first of each family (``primary``)."""
     masquerade_all: bool = False
     ipvs: Ipvs = field(default_factory=Ipvs)
+    cgroup: str = ""
 
 
 def site_of(node: Node | None, options: HostOptions) -> Site:
@@ -53,6 +54,7 @@ def host_of(node: Node | None, options: HostOptions) -> Host:
         pod_interfaces=interfaces.get(options.detect_local, ()),
         masquerade_all=options.masquerade_all,
         ipvs=options.ipvs,
+        cgroup=options.cgroup,
     )
 
 

@@ -169,6 +169,7 @@ class Proxy:
             node_port_addresses=configuration.node_port_addresses,
             masquerade_all=configuration.masquerade_all,
             ipvs=configuration.ipvs,
+            cgroup=configuration.cgroup,
         )
         return Settings(host, Pace(configuration.sync_period, configuration.min_sync_period))
 

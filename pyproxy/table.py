@@ -172,6 +172,8 @@ class Host:
     masquerade_all: bool = False
     """Whether ClusterIP traffic from pods gets a node address as its source, too."""
     ipvs: Ipvs = Ipvs()
+    cgroup: str = ""
+    """Whose sockets mode ebpf serves: a folder of cgroup v2; empty is its root."""
 
 
 @dataclass(frozen=True, slots=True)
