@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from ebpf import layout, syscall
 from ebpf.layout import MAPS, Pool, Service
+from modes.ebpf.route import Key
 from pyproxy.table import IP, Transport
 
 _FLAGS = {
@@ -29,7 +30,7 @@ def entries(maps: Mapping[str, int], address: IP, port: int, transport: Transpor
     if known is None:
         return
     bits = layout.read_number(known)
-    yield f"addresses {address}: {' '.join(name for bit, name in _BITS.items() if bits & bit)}"
+    about = f"addresses {address}: {' '.join(name for bit, name in _BITS.items() if bits & bit)}"
     family = "IPv6" if ":" in address else "IPv4"
     wheres = {address: packed} if bits & layout.ADDRESS_FRONTEND else {}
     if bits & layout.ADDRESS_NODE:
@@ -37,8 +38,26 @@ def entries(maps: Mapping[str, int], address: IP, port: int, transport: Transpor
     for text, where in wheres.items():
         found = syscall.lookup(maps["services"], layout.place(where, port, transport.value), MAPS["services"].value)
         if found is not None:
+            yield about
             yield from _service(maps, f"services {text} {port}/{transport.value}", layout.read_service(found))
             return
+    if bits & layout.ADDRESS_CLUSTER_IP:
+        yield f"{about}, refuses port {port}"
+
+
+def spelled(key: Key) -> str:
+    """A key in words."""
+    if key.map == "addresses":
+        return layout.spelled(key.key)
+    if key.map == "services":
+        address, port, protocol = layout.read_place(key.key)
+        names = {number: name for name, number in layout.PROTOCOLS.items()}
+        return f"{layout.spelled(address)} {port}/{names.get(protocol, protocol)}"
+    if key.map == "backends":
+        return "pool {} slot {}".format(*layout.read_slot(key.key))
+    if key.map == "sources":
+        return "guard {} {}".format(*layout.read_source(key.key))
+    return "pool {} {} {}".format(layout.read_number(key.key[:4]), *layout.read_backend(key.key[4:]))
 
 
 def _service(maps: Mapping[str, int], name: str, service: Service) -> Iterator[str]:
@@ -54,7 +73,7 @@ def _service(maps: Mapping[str, int], name: str, service: Service) -> Iterator[s
         for key, _ in syscall.entries(maps["sources"]):
             guard, prefix = layout.read_source(key)
             if guard == service.guard:
-                yield f"sources guard {guard}: {prefix}"
+                yield f"sources guard {guard} {prefix}"
 
 
 def _pool(maps: Mapping[str, int], pool: Pool) -> Iterator[str]:

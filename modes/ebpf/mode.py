@@ -10,7 +10,7 @@ from pathlib import Path
 from ebpf import layout, store, syscall
 from ebpf.requirement import missing
 from ebpf.store import BadProgram, Store
-from modes.ebpf.entries import entries
+from modes.ebpf.entries import entries, spelled
 from modes.ebpf.plan import Change, Plan
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
@@ -28,6 +28,7 @@ class EbpfMode:
     name = "ebpf"
     tracks_connections = False
     ends_connections = False
+    connects_sockets = True
 
     def __init__(self) -> None:
         self._store: Store | None = None
@@ -135,7 +136,7 @@ class EbpfMode:
         for key in there.keys() | wanted.keys():
             if there.get(key) != wanted.get(key) and key not in late:
                 how = "foreign" if key not in wanted else "missing" if key not in there else "changed"
-                yield Drift(owners.get(key), f"an entry of the map {key.map} is {how}: {key.key.hex()}")
+                yield Drift(owners.get(key), f"the entry {spelled(key)} of the map {key.map} is {how}")
         node = syscall.lookup(self._maps["config"], layout.number(0), layout.MAPS["config"].value)
         if node != layout.config(self._site.namespace):
             yield Drift(None, "the map config is changed")

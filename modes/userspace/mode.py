@@ -33,6 +33,7 @@ class UserspaceMode:
     name = "userspace"
     tracks_connections = False
     ends_connections = True
+    connects_sockets = False
 
     def __init__(self) -> None:
         self._routes = LocalRoutes(_OWNER)

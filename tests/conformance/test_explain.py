@@ -12,7 +12,7 @@ from bench.ask import ask
 from tests.conformance.cluster import DROPPED_AFTER_S, Candidate, Cluster
 from tests.conformance.known import known
 from tests.conformance.manifests import PODS, addresses, node_port, service, slices, target
-from tests.conformance.test_drift import flavoured
+from tests.conformance.test_drift import MEDDLE_EBPF, flavoured
 from tests.faults.commands import is_one_sentence, pyproxy
 from tests.faults.test_start import WITHOUT_NET_ADMIN
 
@@ -29,6 +29,7 @@ DAMAGE: dict[str, tuple[str, str, Callable[[str], list[str]]]] = {
     "nftables": ("element ip pyproxy endpoints", "", lambda entry: ["nft", "delete", entry]),
     "iptables": ("-A ", "-j DNAT", lambda entry: ["iptables", "-t", "nat", "-D", *shlex.split(entry)[1:]]),
     "userspace": ("relay ", "", lambda entry: [*MEDDLE, "take", entry.split()[-2]]),
+    "ebpf": ("backends ", "", lambda entry: [*MEDDLE_EBPF.split(), "lose", *entry.split()[2:5:2]]),
     "ipvs": ("-a ", "", lambda entry: ["ipvsadm", "-d", *entry.split()[1:5]]),
 }
 
