@@ -26,7 +26,7 @@ def main(maps: Path, programs: Path) -> None:
         bpf = BPF(text=f'#define PINS "{maps}"\n' + flattened(source), cflags=flags)
         for name, hook in HOOKS.items():
             if hook.source == source:
-                function = bpf.load_func(name.encode(), hook.kind, attach_type=hook.attach)
+                function = bpf.load_func(name.encode(), hook.kind, attach_type=hook.attach or -1)
                 syscall.pin(function.fd, programs / name)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-CGROUP_SOCK_ADDR = 18  # BPF_PROG_TYPE_*
+SCHED_CLS, CGROUP_SOCK_ADDR = 3, 18  # BPF_PROG_TYPE_*
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class Hook:
     kind: int
     """BPF_PROG_TYPE_*."""
     attach: int
-    """BPF_CGROUP_*, the kernel's enum bpf_attach_type."""
+    """BPF_CGROUP_*, the kernel's enum bpf_attach_type; of no meaning for packet programs."""
 
 
 _ATTACH = (
@@ -21,4 +21,5 @@ _ATTACH = (
 )
 SOCKET = {name: Hook("socket.c", CGROUP_SOCK_ADDR, attach) for name, attach in _ATTACH}
 """By the names of the programs."""
-HOOKS = SOCKET
+PACKET = {name: Hook("packet.c", SCHED_CLS, 0) for name in ("ingress", "egress")}
+HOOKS = SOCKET | PACKET

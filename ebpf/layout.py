@@ -14,14 +14,21 @@ _MEMBER = struct.Struct("=I16s2sH")
 _SOURCE = struct.Struct("=II16s")
 _PEER = struct.Struct("=Q16s2sHI")
 _ORIGIN = struct.Struct("=16s2sBBIQ")
-_CONFIG = _COOKIE = struct.Struct("=Q")
+_CONFIG, _COOKIE = struct.Struct("=Q16s16sHHI"), struct.Struct("=Q")
+_DEVICE, _PREFIX = struct.Struct("=16s16sI"), struct.Struct("=I16s")
+_TUPLE, _FLOW = struct.Struct("=16s16s2s2sBBH"), struct.Struct("=16s2sHIIIQ")
+_FRAGMENT = struct.Struct("=16s16sIBBH")
 _CLIENT, _CHOICE = struct.Struct("=II16s"), struct.Struct("=16s2sHIQ")
 _NUMBER = struct.Struct("=I")
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _GUARD_BITS = 32
 
 ADDRESS_FRONTEND, ADDRESS_CLUSTER_IP, ADDRESS_NODE = 1, 2, 4
-INSIDE_DROPS, OUTSIDE_DROPS, MASQUERADES_PODS, MASQUERADES_OUTSIDE, LETS_NODE_IN = 1, 2, 4, 8, 16
+INSIDE_DROPS, OUTSIDE_DROPS, MASQUERADES_PODS, MASQUERADES_OUTSIDE, LETS_NODE_IN, LEAVES_PODS = 1, 2, 4, 8, 16, 32
+DEVICE_OF_PODS, DEVICE_NO_ETHERNET = 1, 2
+DRAINING = 1
+HOOK_INGRESS, HOOK_EGRESS = 0, 1
+FLOW_TO_SERVICE, FLOW_CLIENT_FIN, FLOW_BACKEND_FIN, FLOW_RESET = 1, 2, 4, 8
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 ANY_ADDRESS = {"IPv4": _MAPPED + bytes(4), "IPv6": bytes(16)}
 """Of node ports, in a place, by family."""
@@ -36,6 +43,10 @@ MAPS = {
     "sources": MapSpec(LPM_TRIE, _SOURCE.size, 4, 1 << 16, NO_PREALLOC),
     "tcp_peers": MapSpec(LRU_HASH, _PEER.size, _ORIGIN.size, 1 << 16),
     "udp_peers": MapSpec(LRU_HASH, _PEER.size, _ORIGIN.size, 1 << 16),
+    "flows": MapSpec(LRU_HASH, _TUPLE.size, _FLOW.size, 1 << 18),
+    "fragments": MapSpec(LRU_HASH, _FRAGMENT.size, 4, 1 << 12),
+    "pods": MapSpec(LPM_TRIE, _PREFIX.size, 4, 1 << 10, NO_PREALLOC),
+    "devices": MapSpec(HASH, 4, _DEVICE.size, 1 << 14, NO_PREALLOC),
     "config": MapSpec(ARRAY, 4, _CONFIG.size, 1),
 }
 ONE = _NUMBER.pack(1)
@@ -148,5 +159,87 @@ def read_peer(key: bytes, value: bytes) -> Peer:
     return Peer(cookie, key[8:28], value[: _PLACE.size], namespace)
 
 
-def config(namespace: int) -> bytes:
-    return _CONFIG.pack(namespace)
+class Way(NamedTuple):
+    """A packet's way at a hook: addresses in text."""
+
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    protocol: int
+    hook: int
+
+    def packed(self) -> bytes:
+        ends = address(self.source), address(self.destination), port(self.source_port), port(self.destination_port)
+        return _TUPLE.pack(*ends, self.protocol, self.hook, 0)
+
+
+class Flow(NamedTuple):
+    """What becomes of packets on a way."""
+
+    address: str
+    port: int
+    pool: int
+    flags: int
+    seen: float
+    """Seconds of CLOCK_MONOTONIC."""
+
+    @property
+    def has_ended(self) -> bool:
+        both = FLOW_CLIENT_FIN | FLOW_BACKEND_FIN
+        return bool(self.flags & FLOW_RESET) or self.flags & both == both
+
+    def packed(self) -> bytes:
+        nanoseconds = int(self.seen * 1e9)
+        return _FLOW.pack(address(self.address), port(self.port), 0, self.pool, self.flags, 0, nanoseconds)
+
+
+def read_tuple(packed: bytes) -> Way:
+    source, destination, source_port, destination_port, protocol, hook, _ = _TUPLE.unpack(packed)
+    ports = int.from_bytes(source_port, "big"), int.from_bytes(destination_port, "big")
+    return Way(spelled(source), ports[0], spelled(destination), ports[1], protocol, hook)
+
+
+def read_flow(packed: bytes) -> Flow:
+    to, number, _, pool, flags, _, seen = _FLOW.unpack(packed)
+    return Flow(spelled(to), int.from_bytes(number, "big"), pool, flags, seen / 1e9)
+
+
+def device(ipv4: str | None, ipv6: str | None, flags: int) -> bytes:
+    return _DEVICE.pack(*_both(ipv4, ipv6), flags)
+
+
+def prefix(text: str) -> bytes:
+    """A key of the map pods."""
+    ip, _, length = text.partition("/")
+    return _PREFIX.pack(int(length) + (0 if ":" in ip else 8 * len(_MAPPED)), address(ip))
+
+
+def read_prefix(packed: bytes) -> str:
+    length, packed_address = _PREFIX.unpack(packed)
+    ip = spelled(packed_address)
+    return f"{ip}/{length - (0 if ':' in ip else 8 * len(_MAPPED))}"
+
+
+class Config(NamedTuple):
+    namespace: int
+    ipv4: str | None = None
+    ipv6: str | None = None
+    """Of this node."""
+    first_port: int = 0
+    """That masqueraded packets may have, and how many."""
+    ports: int = 0
+    flags: int = 0
+
+    def packed(self) -> bytes:
+        addresses = _both(self.ipv4, self.ipv6)
+        return _CONFIG.pack(self.namespace, *addresses, self.first_port, self.ports, self.flags)
+
+
+def with_flags(packed_config: bytes, flags: int) -> bytes:
+    """A configuration as the map has it, with other flags."""
+    return _CONFIG.pack(*_CONFIG.unpack(packed_config)[:-1], flags)
+
+
+def _both(ipv4: str | None, ipv6: str | None) -> tuple[bytes, bytes]:
+    return address(ipv4) if ipv4 else bytes(16), address(ipv6) if ipv6 else bytes(16)

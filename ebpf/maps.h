@@ -29,5 +29,18 @@ BPF_TABLE_PINNED("lpm_trie", struct source, u32, sources, 1, PINS "/sources");
 BPF_TABLE_PINNED("lru_hash", struct peer, struct origin, tcp_peers, 1, PINS "/tcp_peers");
 BPF_TABLE_PINNED("lru_hash", struct peer, struct origin, udp_peers, 1, PINS "/udp_peers");
 
+/* Ways of packets that are translated, two for each hook: the client's and the backend's. Who was not seen for longest
+ * is forgotten when it is full, and that is who has ended. */
+BPF_TABLE_PINNED("lru_hash", struct tuple, struct flow, flows, 1, PINS "/flows");
+
+/* The ports of packets in pieces. */
+BPF_TABLE_PINNED("lru_hash", struct fragment, struct ports, fragments, 1, PINS "/fragments");
+
+/* Who is a pod of this node, by address. */
+BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, pods, 1, PINS "/pods");
+
+/* The devices that packet programs are attached to, by index. */
+BPF_TABLE_PINNED("hash", u32, struct device, devices, 1, PINS "/devices");
+
 /* One entry, about this node. */
 BPF_TABLE_PINNED("array", u32, struct config, config, 1, PINS "/config");

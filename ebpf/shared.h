@@ -43,6 +43,7 @@ struct service {
 #define SERVICE_MASQUERADES_PODS 4u   /* give packets of pods a node address as their source */
 #define SERVICE_MASQUERADES_OUTSIDE 8u
 #define SERVICE_LETS_NODE_IN 16u      /* the source that this node would use is one of the guard's */
+#define SERVICE_LEAVES_PODS 32u       /* sockets of pods are left to the packet level, since that masquerades */
 
 struct slot {
 	__u32 pool;
@@ -104,6 +105,73 @@ struct source {
 #define ADDRESS_CLUSTER_IP 2u /* refuses at ports that no service has */
 #define ADDRESS_NODE 4u       /* where node ports answer */
 
+/* A network where pods of this node have their addresses. */
+struct prefix {
+	__u32 length;
+	struct address address;
+};
+
+/* A device that packets come in or go out by. */
+struct device {
+	struct address ipv4; /* what packets that go out there are masqueraded by; all zero: what config says */
+	struct address ipv6;
+	__u32 flags; /* DEVICE_* */
+};
+
+#define DEVICE_OF_PODS 1u     /* who comes in there is a pod of this node */
+#define DEVICE_NO_ETHERNET 2u /* packets begin with their IP header */
+
+/* A packet's way at one of the two hooks. */
+struct tuple {
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 hook; /* HOOK_* */
+	__u16 pad;
+};
+
+#define HOOK_INGRESS 0 /* destinations are translated here */
+#define HOOK_EGRESS 1  /* and sources here */
+
+/* What becomes of packets on that way. */
+struct flow {
+	struct backend to; /* the new destination, or source; port 0 of a source: not chosen yet */
+	__u32 pool;        /* that the backend was chosen of; only of who goes to a service */
+	__u32 flags;       /* FLOW_* */
+	__u32 pad;
+	__u64 seen; /* bpf_ktime_get_ns(), to the second */
+};
+
+#define FLOW_TO_SERVICE 1u /* the first packet's way at ingress */
+#define FLOW_CLIENT_FIN 2u
+#define FLOW_BACKEND_FIN 4u
+#define FLOW_RESET 8u
+#define FLOW_ENDS (FLOW_CLIENT_FIN | FLOW_BACKEND_FIN | FLOW_RESET)
+
+/* A packet that is in pieces: only the first has ports. */
+struct fragment {
+	struct address source;
+	struct address destination;
+	__u32 id;
+	__u8 protocol;
+	__u8 hook;
+	__u16 pad;
+};
+
+struct ports {
+	__be16 source;
+	__be16 destination;
+};
+
 struct config {
 	__u64 namespace; /* the cookie of the node's own network namespace */
+	struct address ipv4; /* of this node; all zero if it has none */
+	struct address ipv6;
+	__u16 first_port; /* that a masqueraded packet may have, in host order: no socket of this node has them */
+	__u16 ports;
+	__u32 flags; /* CONFIG_* */
 };
+
+#define CONFIG_DRAINING 1u /* another mode serves: only flows that are there are translated */

@@ -85,6 +85,8 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 
 	if (!node)
 		return PASS;
+	if (service->flags & SERVICE_LEAVES_PODS && namespace != node->namespace)
+		return PASS;
 	if (service->guard) {
 		enum verdict verdict = guard(ctx, service, namespace == node->namespace);
 

@@ -26,7 +26,7 @@ class Store:
     def __init__(self) -> None:
         self._folder = pins.folder()
         self.maps: dict[str, int] = {}
-        self._programs: dict[str, int] = {}
+        self.programs: dict[str, int] = {}
         self._links: dict[str, int] = {}
 
     def open(self) -> None:
@@ -42,7 +42,7 @@ class Store:
             pins.remove(programs)
             programs.mkdir()
             _compile(folder, programs)
-        self._programs = {name: syscall.pinned(programs / name) for name in HOOKS}
+        self.programs = {name: syscall.pinned(programs / name) for name in HOOKS}
 
     def attach(self, group: Path) -> None:
         """In place of another version's programs, one hook after the other; then that version is removed."""
@@ -61,7 +61,7 @@ class Store:
     def _attached(self, place: Path, target: int, name: str, attach: int) -> int:
         if name in self._links:
             os.close(self._links.pop(name))
-        program = self._programs[name]
+        program = self.programs[name]
         if place.exists():
             link = syscall.pinned(place)
             if syscall.link_info(link).cgroup == os.fstat(target).st_ino:
@@ -78,7 +78,8 @@ class Store:
         found = []
         folder, links = self._folder / f"maps-{_LAYOUT}", self._folder / "links"
         found += [f"the map {name} is not pinned any more" for name in MAPS if not (folder / name).exists()]
-        for name, program in self._programs.items():
+        for name in SOCKET:
+            program = self.programs[name]
             if not (links / name).exists():
                 found.append(f"the program {name} is not pinned to its hook any more")
                 continue
@@ -88,8 +89,13 @@ class Store:
         return found
 
     def close(self) -> None:
-        for handles in (self.maps, self._programs, self._links):
+        for handles in (self.maps, self.programs, self._links):
             close(handles)
+
+
+def detach() -> bool:
+    """The programs of sockets from their hooks, of any version; whether there were any. Raises OSError."""
+    return pins.remove(pins.folder() / "links")
 
 
 def opened_maps() -> dict[str, int]:
@@ -133,4 +139,5 @@ def _compile(maps: Path, programs: Path) -> None:
     if done.returncode:
         pins.remove(programs)
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise BadProgram("; ".join(said[-3:]) or f"exit status {done.returncode}")
+        complaints = [line for line in said if "error:" in line] or said[-3:]
+        raise BadProgram("; ".join(complaints[:3]) or f"exit status {done.returncode}")

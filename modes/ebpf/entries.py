@@ -55,6 +55,8 @@ def spelled(key: Key) -> str:
         return f"{layout.spelled(address)} {port}/{names.get(protocol, protocol)}"
     if key.map == "backends":
         return "pool {} slot {}".format(*layout.read_slot(key.key))
+    if key.map == "pods":
+        return layout.read_prefix(key.key)
     if key.map == "sources":
         return "guard {} {}".format(*layout.read_source(key.key))
     return "pool {} {} {}".format(layout.read_number(key.key[:4]), *layout.read_backend(key.key[4:]))

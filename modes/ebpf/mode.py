@@ -8,16 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ebpf import layout, store, syscall
+from ebpf.hook import PACKET
 from ebpf.requirement import missing
 from ebpf.store import BadProgram, Store
+from modes.ebpf.devices import Devices, detach_all
 from modes.ebpf.entries import entries, spelled
+from modes.ebpf.flows import count_open
 from modes.ebpf.plan import Change, Plan
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
 from modes.ebpf.udp_sockets import UdpSockets
-from pyproxy.table import IP, Drift, Mode, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
-_PUT_ORDER = ("sources", "backends", "members", "services", "addresses")
+_PUT_ORDER = ("pods", "sources", "backends", "members", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
 _PLANNED = frozenset(_PUT_ORDER)
 _NOBODY_READS_S = 1.0
@@ -39,6 +42,7 @@ class EbpfMode:
         self._late: dict[bytes, float] = {}
         """Slots that no service counts any more, and since when: a program may still look for them."""
         self._sockets = UdpSockets()
+        self._devices = Devices()
         self._in_order = False
 
     def probe(self) -> str | None:
@@ -84,10 +88,16 @@ class EbpfMode:
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
-        syscall.update(self._maps["config"], {layout.number(0): layout.config(self._site.namespace)})
         self._write(Change(put, there.keys() - wanted.keys()))
+        syscall.update(self._maps["config"], {layout.number(0): self._config()})
+        packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
+        self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
         self._store.attach(self._group)
         self._sockets.check(self._maps)
+
+    def _config(self) -> bytes:
+        site = self._site
+        return layout.Config(site.namespace, site.ipv4, site.ipv6, site.ports.start, len(site.ports)).packed()
 
     def _read(self) -> dict[str, dict[bytes, bytes]]:
         return {name: dict(syscall.entries(self._maps[name])) for name in _PUT_ORDER}
@@ -138,16 +148,31 @@ class EbpfMode:
                 how = "foreign" if key not in wanted else "missing" if key not in there else "changed"
                 yield Drift(owners.get(key), f"the entry {spelled(key)} of the map {key.map} is {how}")
         node = syscall.lookup(self._maps["config"], layout.number(0), layout.MAPS["config"].value)
-        if node != layout.config(self._site.namespace):
+        if node != self._config():
             yield Drift(None, "the map config is changed")
+        for what in self._devices.differences():
+            yield Drift(None, what)
 
     def cleanup(self) -> list[str]:
         """Of any version."""
         with _said():
-            return ["programs and maps of eBPF"] if store.remove_all() else []
+            count = detach_all()
+            removed = [f"programs of eBPF on {count} devices"] if count else []
+            return removed + (["maps and programs of eBPF"] if store.remove_all() else [])
 
     def retire(self, successor: Mode) -> Iterator[str]:  # noqa: ARG002
-        """Open connections lead to their endpoints without any of it."""
+        """What sockets are connected to stays so without any of it; what is translated packet by packet stays until it
+        is over, and nothing is added to it."""
+        with _said():
+            if store.detach():
+                yield "programs of eBPF at sockets"
+            maps = store.opened_maps()
+            try:
+                left = _drain(maps) if maps else 0
+            finally:
+                store.close(maps)
+            if left:
+                raise InUse(f"{left} connections are translated by eBPF yet")
         yield from self.cleanup()
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
@@ -158,6 +183,15 @@ class EbpfMode:
                 return list(entries(opened, address, port, transport)) if opened else []
             finally:
                 store.close(opened)
+
+
+def _drain(maps: Mapping[str, int]) -> int:
+    """Let packet programs take nothing new on; how many connections are open yet."""
+    key = layout.number(0)
+    node = syscall.lookup(maps["config"], key, layout.MAPS["config"].value)
+    if node is not None:
+        syscall.update(maps["config"], {key: layout.with_flags(node, layout.DRAINING)})
+    return count_open(syscall.entries(maps["flows"]))
 
 
 @contextmanager

@@ -88,6 +88,7 @@ class Plan:
         for address in self._bits.keys() | set(map(layout.address, self._site.answering)):
             if bits := self._bits_of(address):
                 entries[Key("addresses", address)] = layout.number(bits)
+        entries.update((Key("pods", layout.prefix(prefix)), layout.ONE) for prefix in self.host.pod_prefixes)
         return entries
 
     def owners(self) -> dict[Key, RouteId]:

@@ -97,7 +97,7 @@ def _service(
     if scope is Scope.CLUSTER_IP:
         inside = outside = "internal"
         if host.masquerade_all:
-            flags |= layout.MASQUERADES_PODS | layout.MASQUERADES_OUTSIDE
+            flags |= layout.MASQUERADES_PODS | layout.MASQUERADES_OUTSIDE | layout.LEAVES_PODS
         elif host.pod_prefixes or host.pod_interfaces:  # else nobody can tell who is outside
             flags |= layout.MASQUERADES_OUTSIDE
     elif route.masquerade_external:

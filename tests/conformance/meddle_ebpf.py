@@ -59,7 +59,7 @@ def redirect(before: str, after: str) -> None:
 
 def move() -> None:
     """The node into another network namespace."""
-    syscall.update(store.opened_maps()["config"], {layout.number(0): layout.config(1)})
+    syscall.update(store.opened_maps()["config"], {layout.number(0): layout.Config(1).packed()})
 
 
 def lose(pool: str, number: str) -> None:
