@@ -15,9 +15,8 @@
 
 #include "choose.h"
 #include "icmp.h"
+#include "flow.h"
 
-#define SECOND 1000000000ull
-#define PORT_TRIES 24
 #define TTL 64
 #define V4_TTL 8
 #define V6_HOPS 7
@@ -87,46 +86,6 @@ static __always_inline int reset(struct __sk_buff *skb, struct packet *packet)
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-static __always_inline struct address own_address(struct config *node, bool v4)
-{
-	return v4 ? node->ipv4 : node->ipv6;
-}
-
-/* From now on packets of this client go to that backend, and what it answers comes from the place the client knows. */
-static __always_inline void remember(struct packet *packet, struct backend *backend, u32 pool, bool masquerades)
-{
-	struct tuple *tuple = &packet->tuple;
-	u64 now = bpf_ktime_get_ns();
-	struct flow there = {.to = *backend, .pool = pool, .flags = FLOW_TO_SERVICE, .seen = now};
-	struct flow back = {.to = {.address = tuple->destination, .port = tuple->destination_port}, .seen = now};
-	struct tuple out = *tuple;
-
-	flows.update(tuple, &there);
-	out.hook = HOOK_EGRESS;
-	out.destination = backend->address;
-	out.destination_port = backend->port;
-
-	struct flow *before = flows.lookup(&out);
-
-	if (before && before->to.port) {
-		/* The same client came to the same backend before: the port that it had is free again. */
-		struct tuple answer = turned(&out, HOOK_INGRESS);
-
-		answer.destination = before->to.address;
-		answer.destination_port = before->to.port;
-		flows.delete(&answer);
-	}
-	if (masquerades) {
-		struct flow source = {.seen = now};
-
-		flows.update(&out, &source);
-	} else if (before) {
-		flows.delete(&out);
-	}
-	out = turned(&out, HOOK_EGRESS);
-	flows.update(&out, &back);
-}
-
 /* Who comes to a service for the first time, or must not go where it went before. */
 static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, struct config *node)
 {
@@ -179,36 +138,6 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 	return rewrite(skb, packet, false, &backend) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not to a wrong destination */
 }
 
-static __always_inline bool is_member(u32 pool, struct backend *backend)
-{
-	struct member member = {.pool = pool, .backend = *backend};
-
-	return members.lookup(&member);
-}
-
-/* Whether the flow holds for that packet. New connections, and datagrams, go to backends of today only. */
-static __always_inline bool holds(struct flow *flow, struct packet *packet)
-{
-	if (!(flow->flags & FLOW_TO_SERVICE))
-		return true;
-	if (packet->tuple.protocol == IPPROTO_UDP)
-		return is_member(flow->pool, &flow->to);
-	if ((packet->tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-		return true;
-	return !(flow->flags & FLOW_ENDS) && is_member(flow->pool, &flow->to);
-}
-
-static __always_inline void note(struct flow *flow, u32 flags)
-{
-	u64 now = bpf_ktime_get_ns();
-
-	/* Written no more often than it must be: other processors have it in their caches. */
-	if (flags & ~flow->flags)
-		flow->flags |= flags;
-	if (now - flow->seen > SECOND)
-		flow->seen = now;
-}
-
 int ingress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
@@ -230,42 +159,15 @@ int ingress(struct __sk_buff *skb)
 		return rewrite(skb, &packet, false, &to) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not to a wrong destination */
 	}
 
+	/* Whoever serves this packet serves all that follow it. */
+	if (flow)
+		flows.delete(&packet.tuple);
+
 	struct config *node = config.lookup(&zero);
 
 	if (!node || node->flags & CONFIG_DRAINING)
 		return TC_ACT_UNSPEC;
 	return begin(skb, &packet, node);
-}
-
-/* A port of this node's, by which answers of the backend are known: false if all that are tried are in use. */
-static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *packet, struct flow *flow)
-{
-	u32 index = skb->ifindex, zero = 0;
-	struct device *device = devices.lookup(&index);
-	struct config *node = config.lookup(&zero);
-	struct tuple answer = turned(&packet->tuple, HOOK_INGRESS);
-	struct flow back = {
-		.to = {.address = packet->tuple.source, .port = packet->tuple.source_port},
-		.seen = bpf_ktime_get_ns(),
-	};
-	u32 random = bpf_get_prandom_u32();
-
-	if (!node || !node->ports)
-		return false;
-	if (device)
-		answer.destination = packet->v4 ? device->ipv4 : device->ipv6;
-	if (!device || !(packet->v4 ? answer.destination.word[3] : answer.destination.word[0]))
-		answer.destination = own_address(node, packet->v4);
-	for (int i = 0; i < PORT_TRIES; i++) {
-		/* One after the other near the first, so that ports are used up evenly. */
-		answer.destination_port = bpf_htons(node->first_port + (random + i) % node->ports);
-		if (!flows.insert(&answer, &back)) {
-			flow->to.address = answer.destination;
-			flow->to.port = answer.destination_port;
-			return true;
-		}
-	}
-	return false;
 }
 
 int egress(struct __sk_buff *skb)
@@ -281,7 +183,7 @@ int egress(struct __sk_buff *skb)
 
 	struct flow *flow = flows.lookup(&packet.tuple);
 
-	if (!flow)
+	if (!flow || !goes_on(flow, &packet))
 		return TC_ACT_UNSPEC;
 	if (!flow->to.port && !masquerade(skb, &packet, flow))
 		return TC_ACT_SHOT; /* its answer would not find back */
