@@ -134,6 +134,52 @@ static __always_inline void remember(struct packet *packet, struct backend *back
 	flows.update(&out, &back);
 }
 
+/* All four entries of a flow, by the way of its answers to a port of this node. */
+static __always_inline void forget(struct tuple *answer, struct backend *client)
+{
+	struct tuple way = *answer;
+	struct flow *flow;
+
+	flows.delete(answer);
+	way.hook = HOOK_EGRESS;
+	way.destination = client->address;
+	way.destination_port = client->port;
+	flow = flows.lookup(&way);
+	if (flow) {
+		struct tuple there = turned(&way, HOOK_INGRESS);
+
+		there.destination = flow->to.address;
+		there.destination_port = flow->to.port;
+		flows.delete(&there);
+		flows.delete(&way);
+	}
+	way = turned(&way, HOOK_EGRESS);
+	flows.delete(&way);
+}
+
+/*
+ * While another mode serves, it gives ports of this node to clients of its own, and knows nothing of ours. Datagrams do
+ * not say whose they are, so the port is theirs from now on.
+ */
+static __always_inline void vacate(struct packet *packet)
+{
+	u32 zero = 0;
+	struct config *node = config.lookup(&zero);
+	struct tuple answer;
+
+	if (!node || !(node->flags & CONFIG_DRAINING) || packet->tuple.protocol != IPPROTO_UDP)
+		return;
+	answer = turned(&packet->tuple, HOOK_INGRESS);
+
+	struct flow *flow = flows.lookup(&answer);
+
+	if (flow && !(flow->flags & FLOW_TO_SERVICE)) {
+		struct backend client = flow->to;
+
+		forget(&answer, &client);
+	}
+}
+
 /* A port that a flow had which is over. */
 static __always_inline bool take_over(struct tuple *answer, struct flow *back)
 {

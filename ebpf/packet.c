@@ -183,8 +183,10 @@ int egress(struct __sk_buff *skb)
 
 	struct flow *flow = flows.lookup(&packet.tuple);
 
-	if (!flow || !goes_on(flow, &packet))
+	if (!flow || !goes_on(flow, &packet)) {
+		vacate(&packet);
 		return TC_ACT_UNSPEC;
+	}
 	if (!flow->to.port && !masquerade(skb, &packet, flow))
 		return TC_ACT_SHOT; /* its answer would not find back */
 	note(flow, 0);
