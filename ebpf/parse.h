@@ -148,7 +148,13 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet, 
 		return false;
 	if (!read_ports(skb, packet, in_pieces, id))
 		return false;
-	if (tuple->protocol == IPPROTO_TCP && packet->has_l4)
-		return !bpf_skb_load_bytes(skb, packet->l4 + 13, &packet->tcp, 1);
+	if (packet->has_l4) {
+		bool tcp = tuple->protocol == IPPROTO_TCP;
+		u8 rest[8]; /* up to the end of the header, of UDP's all of it */
+
+		if (bpf_skb_load_bytes(skb, packet->l4 + (tcp ? 12 : 0), rest, sizeof(rest)))
+			return false;
+		packet->tcp = tcp ? rest[1] : 0;
+	}
 	return true;
 }
