@@ -90,9 +90,10 @@ class EbpfMode:
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
         self._write(Change(put, there.keys() - wanted.keys()))
         syscall.update(self._maps["config"], {layout.number(0): self._config()})
+        # Sockets first, and last in `retire`: packets of a socket that is connected itself must find no flow of its own.
+        self._store.attach(self._group)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
         self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
-        self._store.attach(self._group)
         self._sockets.check(self._maps)
 
     def _config(self) -> bytes:
@@ -164,11 +165,13 @@ class EbpfMode:
         """What sockets are connected to stays so without any of it; what is translated packet by packet stays until it
         is over, and nothing is added to it."""
         with _said():
-            if store.detach():
-                yield "programs of eBPF at sockets"
             maps = store.opened_maps()
             try:
-                left = _drain(maps) if maps else 0
+                if maps:
+                    _drain(maps)
+                if store.detach():
+                    yield "programs of eBPF at sockets"
+                left = count_open(syscall.entries(maps["flows"])) if maps else 0
             finally:
                 store.close(maps)
             if left:
@@ -185,13 +188,12 @@ class EbpfMode:
                 store.close(opened)
 
 
-def _drain(maps: Mapping[str, int]) -> int:
-    """Let packet programs take nothing new on; how many connections are open yet."""
+def _drain(maps: Mapping[str, int]) -> None:
+    """Let packet programs take nothing new on."""
     key = layout.number(0)
     node = syscall.lookup(maps["config"], key, layout.MAPS["config"].value)
     if node is not None:
         syscall.update(maps["config"], {key: layout.with_flags(node, layout.DRAINING)})
-    return count_open(syscall.entries(maps["flows"]))
 
 
 @contextmanager
