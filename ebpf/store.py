@@ -25,6 +25,8 @@ class Store:
 
     def __init__(self) -> None:
         self._folder = pins.folder()
+        self.folder = self._folder / f"maps-{_LAYOUT}"
+        """Where the maps are pinned."""
         self.maps: dict[str, int] = {}
         self.programs: dict[str, int] = {}
         self._links: dict[str, int] = {}
@@ -33,15 +35,14 @@ class Store:
         """Everything that is needed, made where it is not there, but nothing is attached."""
         self.close()
         pins.mount()
-        folder = self._folder / f"maps-{_LAYOUT}"
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for name, spec in MAPS.items():
-            self.maps[name] = _opened(folder / name, name, spec)
+            self.maps[name] = _opened(self.folder / name, name, spec)
         programs = self._folder / f"programs-{_PROGRAMS}"
         if not all((programs / name).exists() for name in HOOKS):
             pins.remove(programs)
             programs.mkdir()
-            _compile(folder, programs)
+            _compile(self.folder, programs)
         self.programs = {name: syscall.pinned(programs / name) for name in HOOKS}
 
     def attach(self, group: Path) -> None:
@@ -76,7 +77,7 @@ class Store:
     def differences(self, group: Path) -> list[str]:
         """What of it is not pinned or attached as it was."""
         found = []
-        folder, links = self._folder / f"maps-{_LAYOUT}", self._folder / "links"
+        folder, links = self.folder, self._folder / "links"
         found += [f"the map {name} is not pinned any more" for name in MAPS if not (folder / name).exists()]
         for name in SOCKET:
             program = self.programs[name]

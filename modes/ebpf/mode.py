@@ -90,7 +90,7 @@ class EbpfMode:
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
         self._write(Change(put, there.keys() - wanted.keys()))
         syscall.update(self._maps["config"], {layout.number(0): self._config()})
-        # Sockets first, and last in `retire`: packets of a socket that is connected itself must find no flow of its own.
+        # Sockets first, and last in `retire`: packets of a socket that is connected itself must find no flow.
         self._store.attach(self._group)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
         self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
