@@ -4,13 +4,22 @@ In a process of its own, which ends as soon as the programs are pinned: BCC brin
 that the proxy would never use again.
 """
 
+import importlib.util
 import os
 import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+_DEBIAN, _OF_DEBIAN = "/usr/bin/python3", Path("/usr/lib/python3/dist-packages/bcc")
 _INCLUDE = ("/usr/include", f"/usr/include/{os.uname().machine}-linux-gnu")
+
+
+def interpreter() -> str | None:
+    """A Python that has BCC: this one, or Debian's, for which its package is; None if neither has."""
+    if importlib.util.find_spec("bcc") is not None:
+        return sys.executable
+    return _DEBIAN if _OF_DEBIAN.exists() else None
 
 
 def main(maps: Path, programs: Path) -> None:

@@ -1,12 +1,12 @@
 """What the programs need of this machine, and which of it is missing."""
 
 import errno
-import importlib.util
 import os
 import struct
 from pathlib import Path
 
 from ebpf import cgroup, network_namespace, syscall
+from ebpf.compiler import interpreter
 from ebpf.hook import SOCKET
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -16,7 +16,7 @@ _SET_RETVAL = 187  # BPF_FUNC_set_retval
 
 def missing() -> str | None:
     """One sentence, None if nothing is."""
-    if importlib.util.find_spec("bcc") is None:
+    if interpreter() is None:
         return "the Python package of BCC is not installed (Debian package python3-bpfcc)"
     if not Path("/usr/include/linux/bpf.h").exists():
         return "the kernel's headers for user space are not installed (Debian package linux-libc-dev)"

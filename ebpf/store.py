@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ebpf import cgroup, pins, syscall
-from ebpf.compiler import HERE
+from ebpf.compiler import HERE, interpreter
 from ebpf.hook import HOOKS, SOCKET
 from ebpf.layout import MAPS
 
@@ -135,7 +135,7 @@ def _opened(path: Path, name: str, spec: syscall.MapSpec) -> int:
 
 
 def _compile(maps: Path, programs: Path) -> None:
-    command = [sys.executable, "-m", "ebpf.compiler", str(maps), str(programs)]
+    command = [interpreter() or sys.executable, "-m", "ebpf.compiler", str(maps), str(programs)]
     done = subprocess.run(command, capture_output=True, timeout=_PATIENCE_S, check=False, cwd=HERE.parent)
     if done.returncode:
         pins.remove(programs)
