@@ -14,7 +14,7 @@
 #define SECOND 1000000000ull
 #define UDP_SECONDS 120 /* of silence, after which a flow of datagrams is over */
 #define RESTS_SECONDS 2	/* before a port is used for another flow */
-#define PORT_TRIES 24
+#define PORT_TRIES 16
 
 static __always_inline struct address own_address(struct config *node, bool v4)
 {
@@ -217,6 +217,7 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 		answer.destination = packet->v4 ? device->ipv4 : device->ipv6;
 	if (!device || !(packet->v4 ? answer.destination.word[3] : answer.destination.word[0]))
 		answer.destination = own_address(node, packet->v4);
+#pragma unroll /* Linux 6.1 does not take every loop for one that ends */
 	for (int i = 0; i < PORT_TRIES; i++) {
 		/* One after the other near the first, so that ports are used up evenly. */
 		answer.destination_port = bpf_htons(node->first_port + (random + i) % node->ports);
