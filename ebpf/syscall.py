@@ -8,6 +8,7 @@ import errno
 import os
 import platform
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _LINK_CREATE, _LINK_UPDATE = 28, 29
+_COUNT_AT = 32
+"""Where a batch tells how many of its entries are done."""
+_MEMORY_TRIES, _MEMORY_WAIT_S = 1000, 0.001
 _CHUNK = 4096
 """Entries that are read in one call, at least; more if the kernel's bucket is larger."""
 
@@ -111,12 +115,24 @@ def lookup(handle: int, key: bytes, value_bytes: int) -> bytes | None:
 
 def update(handle: int, entries: dict[bytes, bytes]) -> None:
     """Put ``entries`` in, in their order; each by itself is replaced in one step."""
-    if not entries:
-        return
-    keys = ctypes.create_string_buffer(b"".join(entries), sum(map(len, entries)))
-    values = ctypes.create_string_buffer(b"".join(entries.values()), sum(map(len, entries.values())))
-    places = (0, 0, ctypes.addressof(keys), ctypes.addressof(values))
-    _call(_UPDATE_BATCH, struct.pack("=QQQQIIQQ", *places, len(entries), handle, 0, 0))
+    key_bytes, value_bytes = (sum(map(len, side)) for side in (entries.keys(), entries.values()))
+    keys = ctypes.create_string_buffer(b"".join(entries), key_bytes)
+    values = ctypes.create_string_buffer(b"".join(entries.values()), value_bytes)
+    done, tries = 0, 0
+    while done < len(entries):
+        places = (ctypes.addressof(keys) + done * (key_bytes // len(entries)),
+                  ctypes.addressof(values) + done * (value_bytes // len(entries)))  # fmt: skip
+        attribute = _attribute(struct.pack("=QQQQIIQQ", 0, 0, *places, len(entries) - done, handle, 0, 0))
+        try:
+            _raw(_UPDATE_BATCH, attribute)
+            return
+        except OSError as error:
+            # Memory for programs is kept in small stocks, which the kernel fills up in between.
+            tries += 1
+            if error.errno != errno.ENOMEM or tries > _MEMORY_TRIES:
+                raise
+        done += struct.unpack_from("=I", attribute, _COUNT_AT)[0]
+        time.sleep(_MEMORY_WAIT_S)
 
 
 def delete(handle: int, keys: Iterable[bytes]) -> None:
@@ -152,7 +168,7 @@ def entries(handle: int) -> Iterator[tuple[bytes, bytes]]:
             if error.errno != errno.ENOENT:
                 raise
             over = True
-        (count,) = struct.unpack_from("=I", attribute, 32)
+        (count,) = struct.unpack_from("=I", attribute, _COUNT_AT)
         raw_keys, raw_values = keys.raw, values.raw
         for index in range(count):
             key, value = index * spec.key, index * spec.value
