@@ -27,6 +27,7 @@ test: check
 	$(BIN)/pytest
 	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
 	$(BIN)/pytest tests/conformance --mode userspace
+	$(BIN)/pytest tests/conformance --mode ebpf
 	$(BIN)/python -m tests.kernels uml -- pytest $(IN_UML) --mode ipvs --iptables legacy
 
 # The conformance suite of every mode in every kernel, and what came of it as a table.
