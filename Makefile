@@ -7,8 +7,10 @@ READY := $(VENV)/.ready
 # nft writes the nftables mode, iptables the iptables and ipvs modes; python3-venv makes the virtual environment;
 # mmdebstrap makes the fresh root in which the image's steps are tried; chromium shows the status page to its tests;
 # user-mode-linux is the kernel in which ipvs mode is tried, kmod loads its modules, and with ipvsadm, ipset and procps
-# the tests look at and damage what that mode writes.
-DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps
+# the tests look at and damage what that mode writes; python3-bpfcc (which is not PyPI's bcc) compiles the programs of
+# ebpf mode, with the headers of linux-libc-dev: so the virtual environment sees Debian's packages.
+DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps \
+	python3-bpfcc linux-libc-dev
 UML_LOG := .cache/in-uml.log
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
@@ -26,6 +28,7 @@ here: $(READY)
 	$(BIN)/pytest
 	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
 	$(BIN)/pytest tests/conformance --mode userspace
+	$(BIN)/pytest tests/conformance --mode ebpf
 
 # It takes as long as all of the above and runs beside it; what it says comes in one piece, when it is done.
 # tests/ipvs comes first, since it takes IPVS away for a while, which no cluster may use then.
@@ -60,7 +63,7 @@ screenshot: $(READY)
 $(READY): pyproject.toml requirements.lock
 	@dpkg-query -W $(DEBIAN) >/dev/null 2>&1 || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN); }
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

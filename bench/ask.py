@@ -25,8 +25,12 @@ def ask(host: Host, address: str, port: int, protocol: str = "TCP", timeout: flo
 def open_socket(host: Host, address: str, protocol: str = "TCP") -> socket.socket:
     """A socket of the host, of the family of ``address``, bound to nothing yet."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with host.namespace.entered():
-        return socket.socket(family, socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM)
+
+    def opened() -> socket.socket:
+        with host.namespace.entered():
+            return socket.socket(family, socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM)
+
+    return host.cgroup.run(opened) if host.cgroup else opened()
 
 
 def exchange(client: socket.socket, address: str, port: int) -> Answer:

@@ -38,7 +38,7 @@ class ConntrackBench:
             pods = list(lab.pods.values())
             put_canary(feed, pods[1].ipv4)
             _put_dns(feed, [pod.ipv4 for pod in pods])
-            subject = Subject(lab, pyproxy_run(self._mode, *feed.flags), log)
+            subject = Subject(lab, pyproxy_run(self._mode, *lab.flags, *feed.flags), log)
             until_served(lab, pods[1].name, time.perf_counter(), subject)
             flows.plant(lab.node, _DNS, 53, [(pod.ipv4, SERVER_PORT) for pod in pods], self._count)
             quiet = [_change(lab, feed, number, subject) for number in range(_ROUNDS)]

@@ -24,6 +24,7 @@ from bench.ask import Answer, ask
 from bench.lab import SERVER_PORT, Host, Lab
 from bench.subject import Subject, pyproxy_run
 from pyproxy import modes
+from pyproxy.table import Mode
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 REQUESTS = 80  # of each row: that four pods answer evenly and one of them never, is a chance of 1 in 2,400,000,000
@@ -126,7 +127,7 @@ def demo(names: list[str], *, as_json: bool) -> int:
 
 def _serve(mode: str) -> Iterator[Row]:
     with Lab() as lab, Lab() as twin, tempfile.TemporaryFile() as log:
-        subject = Subject(lab, pyproxy_run(mode, "--manifests", EXAMPLES), log)
+        subject = Subject(lab, pyproxy_run(mode, *lab.flags, "--manifests", EXAMPLES), log)
         try:
             _wait_until_served(lab)
             for question in questions():
@@ -171,22 +172,24 @@ def _row(mode: str, question: Question, lab: Lab, twin: Lab) -> Row:
     row.sources = sorted({answer.source for answer in answers})
     if pairs:
         row.connect_ms, row.direct_ms = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
-    row.failures += _wrong(question, asker, answers, relays=modes.load(mode).ends_connections)
+    row.failures += _wrong(question, asker, answers, modes.load(mode))
     return row
 
 
-def _wrong(question: Question, asker: Host, answers: list[Answer], *, relays: bool) -> Iterator[str]:
-    """``relays``: whether endpoints see this node, whoever asks."""
+def _wrong(question: Question, asker: Host, answers: list[Answer], mode: Mode) -> Iterator[str]:
     pods = {answer.pod for answer in answers}
     if question.pods and pods != question.pods:
         yield f"expected {', '.join(sorted(question.pods))}, answered by {', '.join(sorted(pods)) or 'nobody'}"
     if not question.pods and (len(pods) != 1 or not pods <= {"pod-1", "pod-2"}):
         yield f"expected one pod of this node, answered by {', '.join(sorted(pods)) or 'nobody'}"
     for answer in answers:
-        is_masqueraded = relays or answer.pod == question.who
-        own = _NODE[question.family] if is_masqueraded else asker.address(question.family)
-        if answer.source != (question.source or own):
-            yield f"{answer.pod} saw {answer.source} instead of {question.source or own}"
+        own, node = asker.address(question.family), _NODE[question.family]
+        is_masqueraded = mode.ends_connections or answer.pod == question.who
+        expected = question.source or (node if is_masqueraded else own)
+        if mode.connects_sockets and asker.cgroup:
+            expected = own
+        if answer.source != expected:
+            yield f"{answer.pod} saw {answer.source} instead of {expected}"
 
 
 def _host(lab: Lab, who: str) -> Host:

@@ -16,10 +16,14 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench import cgroup
+from bench.cgroup import Cgroup
 from bench.namespace import Namespace, sweep
+from ebpf import pins
 
 PREFIX = "pyproxy"
 SERVER_PORT = 8080
@@ -38,6 +42,8 @@ class Host:
     namespace: Namespace
     ipv4: str
     ipv6: str
+    cgroup: Cgroup | None = None
+    """Where its sockets are: the node's and its pods'; None is outside."""
 
     def address(self, family: str) -> str:
         """``family``: IPv4 or IPv6."""
@@ -56,10 +62,18 @@ class Lab:
         self.iptables = iptables
         self._prefix = f"{PREFIX}{os.getpid()}-{next(_labs)}-"
         self._stack = ExitStack()
+        self.cgroup = Cgroup.named(self._prefix + "node")
+        self._pins: Path | None = None
         self.pods: dict[str, Host] = {}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a `pyproxy run` on the node must be told of it."""
+        return ("--cgroup", str(self.cgroup.path)) if self.cgroup else ()
 
     def __enter__(self) -> Self:
         sweep(PREFIX)
+        cgroup.sweep(PREFIX)
         try:
             self._build()
         except BaseException:
@@ -71,6 +85,9 @@ class Lab:
         self._stack.close()
 
     def _build(self) -> None:
+        if self.cgroup:
+            self._stack.callback(self.cgroup.remove)
+            self.cgroup.create()
         lan = self._namespace("lan")
         with lan.links() as links:
             links.link("add", ifname="lan", kind="bridge")
@@ -78,7 +95,10 @@ class Lab:
             links.link("set", index=bridge, state="up")
             for address, length in (("172.18.0.1", 24), ("fd00:172:18::1", 64)):
                 _add_address(links, bridge, address, length)
+        self._stack.callback(self._unpin)
         self.node = self._join(lan, "node", 2)
+        with self.node.namespace.entered():
+            self._pins = pins.folder()
         self.node2 = self._join(lan, "node-2", 3)
         self.client = self._join(lan, "client", 100)
         for number in (1, 2, 3):
@@ -104,7 +124,8 @@ class Lab:
 
     def _join(self, lan: Namespace, name: str, number: int) -> Host:
         """A host on the shared segment."""
-        host = Host(name, self._namespace(name), f"172.18.0.{number}", f"fd00:172:18::{number}")
+        inside = self.cgroup if name == "node" else None
+        host = Host(name, self._namespace(name), f"172.18.0.{number}", f"fd00:172:18::{number}", inside)
         if name != "client":
             # Without the kernel's limit on ICMP errors a client: redirects use it up, and refusals would be silent.
             host.namespace.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1, ipv4__icmp_ratelimit=0)
@@ -121,7 +142,7 @@ class Lab:
 
     def _add_pod(self, node: Host, number: int, ipv4: str, ipv6: str) -> None:
         name = f"pod-{number}"
-        pod = Host(name, self._namespace(name), ipv4, ipv6)
+        pod = Host(name, self._namespace(name), ipv4, ipv6, node.cgroup)
         self.pods[name] = pod
         mac = f"02:00:00:00:00:{number:02x}"
         with node.namespace.links() as links:
@@ -142,11 +163,20 @@ class Lab:
                 links.neigh("add", dst=gateway, lladdr=_GATEWAY_MAC, ifindex=eth0, state="permanent")
                 links.route("add", dst=default, gateway=gateway, oif=eth0)
 
+    def _unpin(self) -> None:
+        """What mode ebpf pinned: it would stay, since the file system for it is the machine's."""
+        if self._pins:
+            pins.remove(self._pins)
+
     def _serve(self) -> None:
         """One process answers in every pod; it is ready when it says so."""
         places = [f"{pod.name}={pod.namespace.path}" for pod in self.pods.values()]
         command = [sys.executable, "-m", "bench.server", str(SERVER_PORT), *places]
-        server = self.node.namespace.start(command, stdout=subprocess.PIPE)
+
+        def start() -> subprocess.Popen[bytes]:
+            return self.node.namespace.start(command, stdout=subprocess.PIPE)
+
+        server = self.cgroup.run(start) if self.cgroup else start()
         assert server.stdout is not None
         if server.stdout.readline() != b"ready\n":
             raise RuntimeError("the lab's server did not start")

@@ -87,7 +87,7 @@ class SyncBench:
             put_node(feed)
             pods = [lab.pods["pod-2"], lab.pods["pod-3"]]
             put_canary(feed, pods[0].ipv4)
-            command = pyproxy_run(self._contender.mode, *feed.flags)
+            command = pyproxy_run(self._contender.mode, *lab.flags, *feed.flags)
             step("first sync")
             started = time.perf_counter()
             subject = Subject(lab, command, log)

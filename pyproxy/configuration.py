@@ -75,6 +75,8 @@ class Configuration:
     ipvs: Ipvs = field(default_factory=Ipvs)
     userspace_workers: int = 1
     """As in table.Host; kube-proxy has no field for it, so there is but the flag."""
+    cgroup: str = ""
+    """Only a flag says it: whose sockets mode ebpf serves, by default all of this node."""
     ignored: tuple[Ignored, ...] = ()
 
 

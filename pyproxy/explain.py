@@ -43,6 +43,8 @@ class Known:
     """Whether this node has the address that is asked about."""
     relays: bool = False
     """Whether endpoints are connected to by this node (Mode.ends_connections)."""
+    connects_sockets: bool = False
+    """See Mode.connects_sockets."""
 
 
 def explain(to: Destination, known: Known) -> Explanation:
@@ -119,7 +121,10 @@ def _outcome(
         return Outcome(asker, verdict, why + rest)
     if known.relays and source is Source.KEPT:
         source, why = Source.MASQUERADED, f"{why}; but in this mode the node relays, and endpoints see its address"
-    if asker is Asker.POD and source is Source.KEPT and any(backend.is_local for backend in pool.backends):
+    of_sockets = known.connects_sockets and not (scope is Scope.CLUSTER_IP and host.masquerade_all)
+    if of_sockets and asker is Asker.POD:
+        source, why = Source.KEPT, "in this mode a pod's sockets are connected to endpoints directly"
+    elif asker is Asker.POD and source is Source.KEPT and any(backend.is_local for backend in pool.backends):
         why += "; a pod that reaches itself is masqueraded"
     endpoints = tuple(Endpoint(one.ip, one.port, one.is_local) for one in pool.backends)
     return Outcome(asker, Verdict.TRANSLATED, why + rest, source, endpoints)

@@ -14,10 +14,11 @@ from pyproxy.table import Table
 class Explainer(Observer):
     """Told by the controller's thread, asked by others; it keeps references to what is there anyway."""
 
-    def __init__(self, mode: str, *, relays: bool = False) -> None:
-        """``relays``: Mode.ends_connections."""
+    def __init__(self, mode: str, *, relays: bool = False, connects_sockets: bool = False) -> None:
+        """``relays``: Mode.ends_connections; ``connects_sockets``: as there."""
         self._mode = mode
         self._relays = relays
+        self._connects_sockets = connects_sockets
         self._table: Table | None = None
         self._services: dict[Key, Service] = {}
         self.problems: Callable[[], Mapping[Key, tuple[Problem, ...]]] = dict
@@ -43,6 +44,14 @@ class Explainer(Observer):
             return None
         services = list(self._services.values())  # in one step, while the controller's thread may change them
         problems, refused = self.problems(), self.refused()
-        return explain(
-            to, Known(self._mode, table, services, problems, refused, is_own(to.address), relays=self._relays)
+        known = Known(
+            self._mode,
+            table,
+            services,
+            problems,
+            refused,
+            is_own(to.address),
+            relays=self._relays,
+            connects_sockets=self._connects_sockets,
         )
+        return explain(to, known)

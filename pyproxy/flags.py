@@ -91,6 +91,9 @@ def add_to(run: argparse.ArgumentParser) -> None:
     userspace = run.add_argument_group("what only mode userspace goes by")
     userspace.add_argument("--userspace-workers", type=_workers, metavar="N|auto",
                            help="how many processes relay; auto is one for each core (default: 1)")  # fmt: skip
+    ebpf = run.add_argument_group("what only mode ebpf goes by")
+    ebpf.add_argument("--cgroup", type=_folder, metavar="FOLDER",
+                      help="of cgroup v2: serve its processes' sockets (default: the root, all of them)")  # fmt: skip
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
                       help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
@@ -162,6 +165,12 @@ def _listen(port: int) -> Callable[[str], Any]:
         return _DISABLED if number == 0 else (address, number or port)
 
     return parse
+
+
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return text
 
 
 def _boolean(text: str) -> bool:

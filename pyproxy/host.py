@@ -32,6 +32,7 @@ class HostOptions:
     masquerade_all: bool = False
     ipvs: Ipvs = field(default_factory=Ipvs)
     userspace_workers: int = 1
+    cgroup: str = ""
 
 
 def site_of(node: Node | None, options: HostOptions) -> Site:
@@ -55,6 +56,7 @@ def host_of(node: Node | None, options: HostOptions) -> Host:
         masquerade_all=options.masquerade_all,
         ipvs=options.ipvs,
         userspace_workers=options.userspace_workers,
+        cgroup=options.cgroup,
     )
 
 

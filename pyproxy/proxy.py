@@ -69,7 +69,7 @@ class Proxy:
         self._server = HttpServer()
         self._metrics = Metrics(mode.name)
         self._status = Status(mode.name, node_name)
-        self._explainer = Explainer(mode.name, relays=mode.ends_connections)
+        self._explainer = Explainer(mode.name, relays=mode.ends_connections, connects_sockets=mode.connects_sockets)
         self._health = Health(self._status, configuration.sync_period, self._metrics.answered)
         self._reconciler = Reconciler(self._metrics.reconciled)
         self._listeners: list[Callable[[Problem], None]] = [self._status.note, self._metrics.note]
@@ -170,6 +170,7 @@ class Proxy:
             masquerade_all=configuration.masquerade_all,
             ipvs=configuration.ipvs,
             userspace_workers=configuration.userspace_workers,
+            cgroup=configuration.cgroup,
         )
         return Settings(host, Pace(configuration.sync_period, configuration.min_sync_period))
 

@@ -179,6 +179,8 @@ class Host:
     ipvs: Ipvs = Ipvs()
     userspace_workers: int = 1
     """How many relays share the work in mode userspace."""
+    cgroup: str = ""
+    """Whose sockets mode ebpf serves: a folder of cgroup v2; empty is its root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,9 @@ class Mode(Protocol):
 
     ends_connections: bool
     """Whether connections end at this node, which opens others to endpoints, rather than being translated."""
+
+    connects_sockets: bool
+    """Whether sockets of this node and its pods are connected to endpoints themselves, which then see who asks."""
 
     def probe(self) -> str | None:
         """None if this kernel can run the mode, else one sentence that says what is missing."""

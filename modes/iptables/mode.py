@@ -46,6 +46,7 @@ class IptablesMode:
     name = "iptables"
     tracks_connections = True
     ends_connections = False
+    connects_sockets = False
 
     def __init__(self) -> None:
         self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if iptables.speaks(family)}

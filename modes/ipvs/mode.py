@@ -56,6 +56,7 @@ class IpvsMode:
     name = "ipvs"
     tracks_connections = True
     ends_connections = False
+    connects_sockets = False
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._families = [family for family in DIALECTS if iptables.speaks(family)]

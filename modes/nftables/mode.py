@@ -23,6 +23,7 @@ class NftablesMode:
     name = "nftables"
     tracks_connections = True
     ends_connections = False
+    connects_sockets = False
 
     def __init__(self) -> None:
         self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if _kernel_speaks(family)}

@@ -40,6 +40,7 @@ class UserspaceMode:
     name = "userspace"
     tracks_connections = False
     ends_connections = True
+    connects_sockets = False
 
     def __init__(self) -> None:
         self._addresses = ClaimedAddresses(_OWNER)

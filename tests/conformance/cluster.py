@@ -115,6 +115,8 @@ class Cluster:
     def start(self) -> None:
         places = {"config": self.config, "kubeconfig": self.kubeconfig}
         command = self._candidate.filled(**places, node=NODE_NAME, mode=self.mode)
+        if self._candidate.command[: len(OURS)] == OURS:
+            command += self.lab.flags
         self.proxy = Subject(self.lab, ["env", "PYTHONFAULTHANDLER=1", *command], self._log)
 
     def change_command(self, command: tuple[str, ...]) -> None:

@@ -14,6 +14,10 @@ class Known:
     minutes, and a port that a client gets may be that of one of them."""
     relays: bool = False
     """Endpoints are connected to by this node, and so see its address, whoever asks."""
+    connects_sockets: bool = False
+    """The sockets of the node and its pods are connected to endpoints themselves, nobody translates their packets. So
+    endpoints see who asks, whatever the policy and however pods are detected, and a UDP socket whose endpoint goes is
+    ended with ECONNABORTED: it has to connect anew."""
     loses_open_connections_to: tuple[str, ...] = ()
     """Modes that end, by taking over, what is open: userspace listens where virtual servers of ipvs are found, so those
     have to go, and their connections with them."""
@@ -22,6 +26,7 @@ class Known:
 
 
 _KNOWN = {
+    "ebpf": Known(connects_sockets=True, lacks_sctp="ebpf mode forwards TCP and UDP, not SCTP"),
     "ipvs": Known(affinity_lingers=True, datagrams_lost_with_an_endpoint=1, loses_open_connections_to=("userspace",)),
     "userspace": Known(relays=True, lacks_sctp="userspace mode relays TCP and UDP, not SCTP"),
 }

@@ -10,6 +10,8 @@ from tests.conformance.manifests import addresses, service, slices
 
 pytestmark = pytest.mark.own
 
+MEDDLE_EBPF = f"{sys.executable} -m tests.conformance.meddle_ebpf"
+
 # What a stranger may do, by mode; {address} is the ClusterIP of a service with one endpoint.
 DAMAGE = {
     "nftables": {
@@ -52,6 +54,16 @@ DAMAGE = {
         "a foreign rule comes first": "iptables -t mangle -I PYPROXY_IPVS-SERVICES -d {address} -j DROP",
         "a sysctl is changed": "sysctl -w net.ipv4.vs.conntrack=0",
     },
+    "ebpf": {
+        "everything pinned is removed": f"{MEDDLE_EBPF} unpin",
+        "the programs are detached": f"{MEDDLE_EBPF} detach",
+        "a program is replaced": f"{MEDDLE_EBPF} replace",
+        "a service is deleted": f"{MEDDLE_EBPF} delete {{address}}",
+        "all addresses are": f"{MEDDLE_EBPF} empty addresses",
+        "all backends are": f"{MEDDLE_EBPF} empty backends",
+        "a backend is changed": f"{MEDDLE_EBPF} redirect 10.244.0.12 10.244.0.13",
+        "the node is said to be another": f"{MEDDLE_EBPF} move",
+    },
     "userspace": {
         "a local route is deleted": "ip route del local {address} dev lo table local",
         "all local routes are": "ip route flush table local proto 112",
@@ -77,6 +89,12 @@ FOREIGN = {
         "ipset add PYPROXY_IPVS-CLUSTER-4 10.96.9.9,tcp:80",
         "element 10.96.9.9,tcp:80 of set PYPROXY_IPVS-CLUSTER-4 is foreign",
         "ipset list PYPROXY_IPVS-CLUSTER-4",
+        b"10.96.9.9",
+    ),
+    "ebpf": (
+        f"{MEDDLE_EBPF} add 10.96.9.9",
+        "the entry 10.96.9.9 80/tcp of the map services is foreign",
+        f"{MEDDLE_EBPF} show",
         b"10.96.9.9",
     ),
     "userspace": (
@@ -109,6 +127,7 @@ OTHERS = {
         b"192.0.2.1:80",
         "ipvsadm -D -t 192.0.2.1:80\nipset destroy STRANGER\nip route del local 192.0.2.1 dev lo table local",
     ),
+    "ebpf": (f"{MEDDLE_EBPF} come", f"{MEDDLE_EBPF} show", b"stranger", f"{MEDDLE_EBPF} go"),
     "userspace": (
         "ip route add local 192.0.2.1 dev lo",
         "ip route show table local",

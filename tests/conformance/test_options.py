@@ -33,6 +33,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], bool, bool]] = {
 }
 
 
+@pytest.fixture
+def masquerades_all(request: pytest.FixtureRequest) -> bool:
+    return "masquerade all" in request.node.name
+
+
 @pytest.fixture(scope="module", params=OPTIONS)
 def told(request: pytest.FixtureRequest, candidate: Candidate) -> Iterator[tuple[Cluster, bool, bool]]:
     options, pod_kept, client_kept = OPTIONS[request.param]
@@ -44,10 +49,13 @@ def told(request: pytest.FixtureRequest, candidate: Candidate) -> Iterator[tuple
 
 @pytest.mark.parametrize("protocol", PORTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_options_decide_who_is_a_pod(told: tuple[Cluster, bool, bool], family: str, protocol: str) -> None:
+def test_options_decide_who_is_a_pod(
+    told: tuple[Cluster, bool, bool], masquerades_all: bool, family: str, protocol: str
+) -> None:
     cluster, pod_kept, client_kept = told
     for who, kept in (("pod-1", pod_kept), ("client", client_kept)):
-        is_kept = kept and not known(cluster.mode).relays
+        is_connected = known(cluster.mode).connects_sockets and who == "pod-1" and not masquerades_all
+        is_kept = (kept or is_connected) and not known(cluster.mode).relays
         source = cluster.host(who).address(family) if is_kept else NODE[family]
         answers = [cluster.ask(who, 1, "ClusterIP", family, protocol) for _ in range(30)]
         assert {answer.pod for answer in answers} == set(PODS)
@@ -58,7 +66,7 @@ def test_options_decide_who_is_a_pod(told: tuple[Cluster, bool, bool], family: s
 def test_only_pods_and_the_node_are_short_circuited(told: tuple[Cluster, bool, bool], family: str) -> None:
     """With --masquerade-all nothing changes here: it is about ClusterIPs."""
     cluster, _, client_is_pod = told
-    inside = {"node", "pod-1"} if not client_is_pod else {"node"}
+    inside = {"node", "pod-1"} if not client_is_pod or known(cluster.mode).connects_sockets else {"node"}
     for who in ("node", "pod-1") if client_is_pod else ("node", "pod-1", "client"):
         expected = set(FAR) if who in inside else {"pod-2"}
         assert cluster.pods_of(30, who, 2, "NodePort", family) == expected

@@ -56,7 +56,8 @@ def test_the_right_pods_answer_and_see_the_right_source(
 ) -> None:
     answers = [cluster.ask(who, services[policy], kind, family, protocol) for _ in range(40)]
     own = cluster.host(who).address(family)
-    is_kept = source == "kept" and not known(cluster.mode).relays
+    is_connected = known(cluster.mode).connects_sockets and who != "client"
+    is_kept = (source == "kept" or is_connected) and not known(cluster.mode).relays
     assert {answer.pod for answer in answers} == pods
     assert {answer.source for answer in answers} == {own if is_kept else NODE[family]}
 
@@ -69,7 +70,9 @@ def test_a_pod_that_reaches_itself_sees_a_node_address(
     cluster: Cluster, services: dict[str, int], policy: str, kind: str, family: str, protocol: str
 ) -> None:
     answers = [cluster.ask("pod-2", services[policy], kind, family, protocol) for _ in range(40)]
-    assert {answer.source for answer in answers if answer.pod == "pod-2"} == {NODE[family]}
+    own = cluster.host("pod-2").address(family)
+    expected = own if known(cluster.mode).connects_sockets else NODE[family]
+    assert {answer.source for answer in answers if answer.pod == "pod-2"} == {expected}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -97,7 +100,8 @@ def test_the_node_is_masqueraded_whichever_of_its_addresses_it_uses(
             with open_socket(cluster.lab.node, address) as client:
                 client.settimeout(3)
                 client.bind((second, 0))
-                assert exchange(client, address, port).source == NODE["IPv4"]
+                kept = known(cluster.mode).connects_sockets
+                assert exchange(client, address, port).source == (second if kept else NODE["IPv4"])
     finally:
         with cluster.lab.node.namespace.links() as links:
             links.addr("del", index=eth0, address=second, prefixlen=24)

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,7 @@ TRACES = {
     ),
     "ipvs": (["ipset", "list", "-name"], b"PYPROXY_IPVS-"),
     "userspace": (["ss", "-xlH"], b"@pyproxy-relay"),
+    "ebpf": ([sys.executable, "-m", "tests.conformance.meddle_ebpf", "show"], b"program connect4"),
 }
 
 

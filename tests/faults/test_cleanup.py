@@ -44,7 +44,7 @@ def test_everything_of_pyproxy_goes_and_nothing_else(lab: Lab) -> None:
     node = lab.node.namespace
     node.run(["nft", OTHERS])
     with tempfile.TemporaryFile() as log:
-        subject = Subject(lab, pyproxy_run("nftables", "--manifests", EXAMPLES), log)
+        subject = Subject(lab, pyproxy_run("nftables", *lab.flags, "--manifests", EXAMPLES), log)
         until(lambda: b"comment" in _ruleset(lab), lambda: "nothing was written")
         subject.stop()
     done = pyproxy(lab, "cleanup")
@@ -85,7 +85,7 @@ def test_a_departed_kube_proxy_is_cleaned_up_after(lab: Lab, flavour: str) -> No
 def test_what_kube_proxy_left_goes_while_pyproxy_runs(lab: Lab) -> None:
     lab.node.namespace.run(["nft", KUBE_PROXY_NFT])
     with tempfile.TemporaryFile() as log:
-        subject = Subject(lab, pyproxy_run("nftables", "--manifests", EXAMPLES), log)
+        subject = Subject(lab, pyproxy_run("nftables", *lab.flags, "--manifests", EXAMPLES), log)
         until(lambda: b"table ip pyproxy" in _ruleset(lab), lambda: "nothing was written")
         done = pyproxy(lab, "cleanup", "--kube-proxy-only")
         assert (done.returncode, done.stdout) == (

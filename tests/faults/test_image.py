@@ -115,7 +115,7 @@ def test_nobody_can_ask_it_what_it_is(image: Image) -> None:
     listed = image.run("modes", "--json")
     assert listed.returncode == 0, listed.stderr
     reasons = {entry["mode"]: entry["reason"] for entry in json.loads(listed.stdout)}
-    assert reasons.keys() == {"iptables", "ipvs", "nftables", "userspace"}
+    assert reasons.keys() == {"ebpf", "iptables", "ipvs", "nftables", "userspace"}
     assert "no IPVS" in reasons.pop("ipvs")
     for mode, reason in reasons.items():
         assert "CAP_NET_ADMIN" in reason, mode  # so its programs were found
@@ -138,7 +138,7 @@ def test_it_holds_both_flavours_of_iptables(image: Image) -> None:
 
 def test_it_holds_no_pip_no_compiler_and_no_headers_but_those_for_bpf(image: Image) -> None:
     packages = set(image.inside("dpkg-query", "-W", "-f", "${Package}\n").stdout.split())
-    assert {"python3", "nftables", "iptables", HEADERS_FOR_BPF} <= packages
+    assert {"python3", "nftables", "iptables", "python3-bpfcc", HEADERS_FOR_BPF} <= packages
     assert {name for name in packages if name.endswith("-dev")} == {HEADERS_FOR_BPF}
     assert not {name for name in packages if name.startswith(("python3-pip", "python3-venv", "python3-setuptools"))}
     for program in (*COMPILERS, "pip", "pip3"):

@@ -20,6 +20,7 @@ def without(*programs: str) -> list[str]:
 IPTABLES = ("xtables-legacy-multi", "xtables-nft-multi")  # what all of iptables' programs are links to
 WITHOUT_NFT = without("nft")
 WITHOUT_IPTABLES = without(*IPTABLES)
+WITHOUT_CGROUPS = ["unshare", "--mount", "sh", "-c", 'umount -l -a -t cgroup2 && exec "$0" "$@"']
 WITHOUT_NET_ADMIN = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
 
 
@@ -58,6 +59,8 @@ def test_a_wrong_flag_is_named(lab: Lab, tmp_path: Path, flag: str, value: str) 
         ("nftables", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
         ("iptables", WITHOUT_IPTABLES, "is not installed (Debian package iptables)"),
         ("iptables", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
+        ("ebpf", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
+        ("ebpf", WITHOUT_CGROUPS, "cgroup v2 is not mounted"),
         ("userspace", WITHOUT_NET_ADMIN, "CAP_NET_ADMIN"),
         ("ipvs", [], "load its module with `modprobe ip_vs`"),
     ],
@@ -77,13 +80,19 @@ def test_auto_says_why_no_mode_can_run(lab: Lab, tmp_path: Path) -> None:
     done = pyproxy(lab, "run", "--manifests", str(tmp_path), inside=WITHOUT_NET_ADMIN)
     assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
     reasons = done.stderr.partition("no mode can run here (")[2].split("; ")
-    assert [reason.partition(":")[0] for reason in reasons] == ["nftables", "ipvs", "iptables", "userspace"]
-    assert reasons[1].startswith("ipvs: this kernel has no IPVS: load its module with `modprobe ip_vs` (it comes with ")
-    assert all("CAP_NET_ADMIN" in reason for reason in (reasons[0], *reasons[2:]))
+    assert [reason.partition(":")[0] for reason in reasons] == ["nftables", "ebpf", "ipvs", "iptables", "userspace"]
+    assert reasons[2].startswith("ipvs: this kernel has no IPVS: load its module with `modprobe ip_vs` (it comes with ")
+    assert all("CAP_NET_ADMIN" in reason for reason in (*reasons[:2], *reasons[3:]))
 
 
 @pytest.mark.parametrize(
-    ("inside", "mode"), [([], "nftables"), (WITHOUT_NFT, "iptables"), (without("nft", *IPTABLES), "userspace")]
+    ("inside", "mode"),
+    [
+        ([], "nftables"),
+        (WITHOUT_NFT, "ebpf"),
+        ([*WITHOUT_CGROUPS, *WITHOUT_NFT], "iptables"),
+        ([*WITHOUT_CGROUPS, *without("nft", *IPTABLES)], "userspace"),
+    ],
 )
 def test_auto_takes_the_best_mode_that_runs(lab: Lab, tmp_path: Path, inside: list[str], mode: str) -> None:
     """kubeadm's `mode: ""`."""
@@ -94,8 +103,9 @@ def test_auto_takes_the_best_mode_that_runs(lab: Lab, tmp_path: Path, inside: li
 def test_modes_tells_what_runs_here(lab: Lab) -> None:
     done = pyproxy(lab, "modes")
     assert done.returncode == 0
-    iptables, ipvs, *others = done.stdout.splitlines()
-    assert [iptables, *others] == ["iptables   runs here", "nftables   runs here", "userspace  runs here"]
+    ebpf, iptables, ipvs, *others = done.stdout.splitlines()
+    assert [ebpf, iptables] == ["ebpf       runs here", "iptables   runs here"]
+    assert others == ["nftables   runs here", "userspace  runs here"]
     assert ipvs.startswith(
         "ipvs       can not run here: this kernel has no IPVS: load its module with `modprobe ip_vs`"
     )

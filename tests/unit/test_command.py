@@ -25,6 +25,7 @@ class PaperMode:
 
     tracks_connections = False
     ends_connections = False
+    connects_sockets = False
 
     def __init__(self, name: str, lacks: str | None = None) -> None:
         self.name = name

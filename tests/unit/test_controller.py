@@ -24,6 +24,7 @@ class Recorder:
     name = "recorder"
     tracks_connections = False
     ends_connections = False
+    connects_sockets = False
 
     def __init__(self, failures: int = 0, drifts: int = 0) -> None:
         self.syncs: list[tuple[int, AbstractSet[RouteId] | None]] = []

@@ -1,0 +1,57 @@
+"""Compiles and loads programs with BCC: `python -m ebpf.compiler MAPS PROGRAMS`, two folders of pins.
+
+In a process of its own, which ends as soon as the programs are pinned: BCC brings a compiler along, which takes 60 MiB
+that the proxy would never use again.
+"""
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+_DEBIAN, _OF_DEBIAN = "/usr/bin/python3", Path("/usr/lib/python3/dist-packages/bcc")
+_INCLUDE = ("/usr/include", f"/usr/include/{os.uname().machine}-linux-gnu")
+
+
+def interpreter() -> str | None:
+    """A Python that has BCC: this one, or Debian's, for which its package is; None if neither has."""
+    if importlib.util.find_spec("bcc") is not None:
+        return sys.executable
+    return _DEBIAN if _OF_DEBIAN.exists() else None
+
+
+def main(maps: Path, programs: Path) -> None:
+    """The maps are there, the programs are put there. Ends with 1 and the reason on standard error."""
+    os.environ["BCC_KERNEL_SOURCE"] = str(HERE)  # read as BCC compiles: see include/linux/kconfig.h
+    from bcc import BPF
+
+    from ebpf import syscall
+    from ebpf.hook import HOOKS
+
+    flags = [f"-I{folder}" for folder in _INCLUDE]
+    for source in sorted({hook.source for hook in HOOKS.values()}):
+        bpf = BPF(text=f'#define PINS "{maps}"\n' + flattened(source), cflags=flags)
+        for name, hook in HOOKS.items():
+            if hook.source == source:
+                function = bpf.load_func(name.encode(), hook.kind, attach_type=hook.attach or -1)
+                syscall.pin(function.fd, programs / name)
+
+
+def flattened(source: str) -> str:
+    """The file with ours that it includes, each once: BCC sees maps and their uses in the main file alone."""
+    seen: set[str] = set()
+
+    def read(name: str) -> str:
+        if name in seen:
+            return ""
+        seen.add(name)
+        text = (HERE / name).read_text().replace("#pragma once\n", "")
+        return re.sub(r'^#include "(.+)"$', lambda match: read(match[1]), text, flags=re.MULTILINE)
+
+    return read(source)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:3]))

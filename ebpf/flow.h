@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Flows: a client at a service, that is, at a backend. Each is up to four entries of the map flows, by the ways that its
+ * packets take:
+ *
+ *     at ingress, client to service             to the backend; here is the state of the flow
+ *     at egress, client to backend              from a port of this node, if the client is masqueraded
+ *     at ingress, backend to that port          to the client, if it is masqueraded
+ *     at egress, backend to client              from the service
+ */
+#pragma once
+#include "icmp.h"
+
+#define SECOND 1000000000ull
+#define UDP_SECONDS 120 /* of silence, after which a flow of datagrams is over */
+#define RESTS_SECONDS 2	/* before a port is used for another flow */
+#define PORT_TRIES 16
+
+static __always_inline struct address own_address(struct config *node, bool v4)
+{
+	return v4 ? node->ipv4 : node->ipv6;
+}
+
+static __always_inline bool is_member(u32 pool, struct backend *backend)
+{
+	struct member member = {.pool = pool, .backend = *backend};
+
+	return members.lookup(&member);
+}
+
+/*
+ * Whether nothing is left of the flow between that client and that backend, whose ports both may have for another by
+ * now. Entries of a flow are not removed when it ends, since its last packets are on their way: it is known to be over
+ * by the state of the client's way to the service.
+ */
+static __always_inline bool is_over(struct tuple *out)
+{
+	struct tuple way = turned(out, HOOK_EGRESS);
+	struct flow *flow = flows.lookup(&way);
+
+	if (!flow)
+		return true;
+	way = *out;
+	way.hook = HOOK_INGRESS;
+	way.destination = flow->to.address;
+	way.destination_port = flow->to.port;
+	flow = flows.lookup(&way);
+	if (!flow || flow->flags & FLOW_ENDS)
+		return true;
+	return flow->to.port != out->destination_port || !is_same(&flow->to.address, &out->destination);
+}
+
+/* Whether the flow is that packet's. A packet that begins a connection may belong to another with the same ports. */
+static __always_inline bool goes_on(struct flow *flow, struct packet *packet)
+{
+	struct tuple *tuple = &packet->tuple;
+	u8 kind = packet->tcp & (TCP_SYN | TCP_ACK);
+	struct tuple out;
+
+	if (tuple->protocol == IPPROTO_UDP)
+		return bpf_ktime_get_ns() - flow->seen < UDP_SECONDS * SECOND;
+	if (!(kind & TCP_SYN))
+		return true;
+	if (kind == TCP_SYN) {
+		out = *tuple;
+	} else if (tuple->hook == HOOK_EGRESS) {
+		out = turned(tuple, HOOK_EGRESS);
+	} else {
+		out = turned(tuple, HOOK_EGRESS);
+		out.source = flow->to.address;
+		out.source_port = flow->to.port;
+	}
+	if (!is_over(&out))
+		return true;
+	flows.delete(tuple);
+	return false;
+}
+
+/* The same for packets that come in: new connections, and datagrams, go to backends of today only. */
+static __always_inline bool holds(struct flow *flow, struct packet *packet)
+{
+	if (!(flow->flags & FLOW_TO_SERVICE))
+		return goes_on(flow, packet);
+	if (packet->tuple.protocol == IPPROTO_UDP)
+		return goes_on(flow, packet) && is_member(flow->pool, &flow->to);
+	if ((packet->tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return true;
+	return !(flow->flags & FLOW_ENDS) && is_member(flow->pool, &flow->to);
+}
+
+static __always_inline void note(struct flow *flow, u32 flags)
+{
+	u64 now = bpf_ktime_get_ns();
+
+	/* Written no more often than it must be: other processors have it in their caches. */
+	if (flags & ~flow->flags)
+		flow->flags |= flags;
+	if (now - flow->seen > SECOND)
+		flow->seen = now;
+}
+
+/* From now on packets of this client go to that backend, and what it answers comes from the place the client knows. */
+static __always_inline void remember(struct packet *packet, struct backend *backend, u32 pool, bool masquerades)
+{
+	struct tuple *tuple = &packet->tuple;
+	u64 now = bpf_ktime_get_ns();
+	struct flow there = {.to = *backend, .pool = pool, .flags = FLOW_TO_SERVICE, .seen = now};
+	struct flow back = {.to = {.address = tuple->destination, .port = tuple->destination_port}, .seen = now};
+	struct tuple out = *tuple;
+
+	flows.update(tuple, &there);
+	out.hook = HOOK_EGRESS;
+	out.destination = backend->address;
+	out.destination_port = backend->port;
+
+	struct flow *before = flows.lookup(&out);
+
+	if (before && before->to.port) {
+		/* The same client came to the same backend before: the port that it had is free again. */
+		struct tuple answer = turned(&out, HOOK_INGRESS);
+
+		answer.destination = before->to.address;
+		answer.destination_port = before->to.port;
+		flows.delete(&answer);
+	}
+	if (masquerades) {
+		struct flow source = {.seen = now};
+
+		flows.update(&out, &source);
+	} else if (before) {
+		flows.delete(&out);
+	}
+	out = turned(&out, HOOK_EGRESS);
+	flows.update(&out, &back);
+}
+
+/* All four entries of a flow, by the way of its answers to a port of this node. */
+static __always_inline void forget(struct tuple *answer, struct backend *client)
+{
+	struct tuple way = *answer;
+	struct flow *flow;
+
+	flows.delete(answer);
+	way.hook = HOOK_EGRESS;
+	way.destination = client->address;
+	way.destination_port = client->port;
+	flow = flows.lookup(&way);
+	if (flow) {
+		struct tuple there = turned(&way, HOOK_INGRESS);
+
+		there.destination = flow->to.address;
+		there.destination_port = flow->to.port;
+		flows.delete(&there);
+		flows.delete(&way);
+	}
+	way = turned(&way, HOOK_EGRESS);
+	flows.delete(&way);
+}
+
+/*
+ * While another mode serves, it gives ports of this node to clients of its own, and knows nothing of ours. Datagrams do
+ * not say whose they are, so the port is theirs from now on.
+ */
+static __always_inline void vacate(struct packet *packet)
+{
+	u32 zero = 0;
+	struct config *node = config.lookup(&zero);
+	struct tuple answer;
+
+	if (!node || !(node->flags & CONFIG_DRAINING) || packet->tuple.protocol != IPPROTO_UDP)
+		return;
+	answer = turned(&packet->tuple, HOOK_INGRESS);
+
+	struct flow *flow = flows.lookup(&answer);
+
+	if (flow && !(flow->flags & FLOW_TO_SERVICE)) {
+		struct backend client = flow->to;
+
+		forget(&answer, &client);
+	}
+}
+
+/* A port that a flow had which is over. */
+static __always_inline bool take_over(struct tuple *answer, struct flow *back)
+{
+	struct flow *before = flows.lookup(answer);
+	struct tuple out = turned(answer, HOOK_EGRESS);
+
+	if (!before)
+		return false;
+	if (back->seen - before->seen < RESTS_SECONDS * SECOND)
+		return false;
+	out.source = before->to.address;
+	out.source_port = before->to.port;
+	if (answer->protocol == IPPROTO_UDP ? back->seen - before->seen < UDP_SECONDS * SECOND : !is_over(&out))
+		return false;
+	flows.update(answer, back);
+	return true;
+}
+
+/* A port of this node's, by which answers of the backend are known: false if all that are tried are in use. */
+static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *packet, struct flow *flow)
+{
+	u32 index = skb->ifindex, zero = 0;
+	struct device *device = devices.lookup(&index);
+	struct config *node = config.lookup(&zero);
+	struct tuple answer = turned(&packet->tuple, HOOK_INGRESS);
+	struct flow back = {
+		.to = {.address = packet->tuple.source, .port = packet->tuple.source_port},
+		.seen = bpf_ktime_get_ns(),
+	};
+	u32 random = bpf_get_prandom_u32();
+
+	if (!node || !node->ports)
+		return false;
+	if (device)
+		answer.destination = packet->v4 ? device->ipv4 : device->ipv6;
+	if (!device || !(packet->v4 ? answer.destination.word[3] : answer.destination.word[0]))
+		answer.destination = own_address(node, packet->v4);
+#pragma unroll /* Linux 6.1 does not take every loop for one that ends */
+	for (int i = 0; i < PORT_TRIES; i++) {
+		/* One after the other near the first, so that ports are used up evenly. */
+		answer.destination_port = bpf_htons(node->first_port + (random + i) % node->ports);
+		if (!flows.insert(&answer, &back) || take_over(&answer, &back)) {
+			flow->to.address = answer.destination;
+			flow->to.port = answer.destination_port;
+			return true;
+		}
+	}
+	return false;
+}

@@ -1,0 +1,57 @@
+"""What the programs need of this machine, and which of it is missing."""
+
+import errno
+import os
+import struct
+from pathlib import Path
+
+from ebpf import cgroup, network_namespace, syscall
+from ebpf.compiler import interpreter
+from ebpf.hook import SOCKET
+
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_SYS_ADMIN = 21  # it stands for all three of them
+_SET_RETVAL = 187  # BPF_FUNC_set_retval
+
+
+def missing() -> str | None:
+    """One sentence, None if nothing is."""
+    if interpreter() is None:
+        return "the Python package of BCC is not installed (Debian package python3-bpfcc)"
+    if not Path("/usr/include/linux/bpf.h").exists():
+        return "the kernel's headers for user space are not installed (Debian package linux-libc-dev)"
+    if lacking := _lacking_capabilities():
+        return f"it takes the capabilities {', '.join(lacking)} (run as root)"
+    if cgroup.root() is None:
+        return "cgroup v2 is not mounted"
+    try:
+        network_namespace.cookie()
+        os.close(syscall.create_map("pyproxy_trial", syscall.MapSpec(syscall.HASH, 4, 4, 1)))
+        return _lacking_helper()
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return "this kernel has no bpf(2)"
+        return f"this kernel does not take what is needed of eBPF ({error.strerror})"
+
+
+def _lacking_capabilities() -> list[str]:
+    status = dict(line.split(":", 1) for line in Path("/proc/thread-self/status").read_text().splitlines())
+    effective = int(status["CapEff"], 16)
+    lacking = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    if effective >> _SYS_ADMIN & 1:
+        lacking = [name for name in lacking if name == "CAP_NET_ADMIN"]
+    return lacking
+
+
+def _lacking_helper() -> str | None:
+    """A program that refuses a connection: call bpf_set_retval(-1), return 0."""
+    instructions = [(0xB7, 1, -1), (0x85, 0, _SET_RETVAL), (0xB7, 0, 0), (0x95, 0, 0)]
+    code = b"".join(struct.pack("=BBhi", kind, register, 0, value) for kind, register, value in instructions)
+    hook = SOCKET["connect4"]
+    try:
+        os.close(syscall.load_program(hook.kind, hook.attach, code, "pyproxy_trial"))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return "this kernel can't refuse connections by eBPF (bpf_set_retval, Linux 5.18)"
+    return None

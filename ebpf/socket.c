@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The socket level. A socket of this node that connects, or sends a datagram, to a service gets a backend instead,
+ * before there is any packet; so packets cost nothing. What the socket asks about its peer gets the service's address.
+ *
+ * Every program returns 1 to go on, with whatever is in ctx then, and 0 to fail the system call by what was set with
+ * bpf_set_retval().
+ */
+#include <linux/bpf.h>
+#include <linux/in.h>
+
+#include "choose.h"
+
+#define REFUSED (-111)   /* -ECONNREFUSED */
+#define TIMED_OUT (-110) /* -ETIMEDOUT */
+
+enum verdict {
+	PASS,
+	TRANSLATED,
+	REFUSE,
+	DROP,
+};
+
+static __always_inline bool is_zero(struct address *address)
+{
+	return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
+}
+
+/* The address that a socket is bound to, all zero if it is to none. */
+static __always_inline struct address bound_to(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct address bound = {};
+
+	if (!sk)
+		return bound;
+	if (sk->family == 2 /* AF_INET */) {
+		if (sk->src_ip4) {
+			bound.word[2] = V4_MAPPED;
+			bound.word[3] = sk->src_ip4;
+		}
+		return bound;
+	}
+	bound.word[0] = sk->src_ip6[0];
+	bound.word[1] = sk->src_ip6[1];
+	bound.word[2] = sk->src_ip6[2];
+	bound.word[3] = sk->src_ip6[3];
+	return bound;
+}
+
+/*
+ * Who may come to a guarded place is told by its source. That of this node is known, even before its socket is bound.
+ * What a pod's would be is not: the packet level, which sees it, decides.
+ */
+static __always_inline enum verdict guard(struct bpf_sock_addr *ctx, struct service *service, bool is_node)
+{
+	struct address from = bound_to(ctx);
+
+	if (!is_zero(&from))
+		return lets_in(service, &from) ? TRANSLATED : DROP;
+	if (!is_node)
+		return PASS;
+	return service->flags & SERVICE_LETS_NODE_IN ? TRANSLATED : DROP;
+}
+
+/* Puts a backend into to where it is a service's. */
+static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct place *to, bool connects)
+{
+	struct service *service = 0;
+	u32 zero = 0;
+
+	switch (find(to, &service)) {
+	case FOUND_NOTHING:
+		return PASS;
+	case FOUND_UNCLAIMED:
+		return REFUSE;
+	case FOUND_SERVICE:
+		break;
+	}
+	if (!service) /* for the verifier */
+		return PASS;
+
+	struct config *node = config.lookup(&zero);
+	u64 namespace = bpf_get_netns_cookie(ctx);
+
+	if (!node)
+		return PASS;
+	if (service->flags & SERVICE_LEAVES_PODS && namespace != node->namespace)
+		return PASS;
+	if (service->guard) {
+		enum verdict verdict = guard(ctx, service, namespace == node->namespace);
+
+		if (verdict != TRANSLATED)
+			return verdict;
+	}
+
+	struct pool pool = service->inside;
+	u64 cookie = bpf_get_socket_cookie(ctx);
+	struct client client = {.pool = pool.id};
+	bool returns = false;
+
+	if (!pool.count)
+		return service->flags & SERVICE_INSIDE_DROPS ? DROP : REFUSE;
+	if (service->affinity) {
+		client.kind = CLIENT_NAMESPACE;
+		*(u64 *)client.id.word = namespace;
+		returns = true;
+	} else if (!connects) {
+		client.kind = CLIENT_SOCKET;
+		*(u64 *)client.id.word = cookie;
+		returns = true;
+	}
+
+	struct peer peer = {.cookie = cookie};
+	struct origin origin = {.place = *to, .namespace = namespace};
+
+	if (!choose(&pool, returns ? &client : 0, service->affinity, &peer.backend))
+		return REFUSE;
+	to->address = peer.backend.address;
+	to->port = peer.backend.port;
+	if (to->protocol == IPPROTO_TCP) {
+		tcp_peers.update(&peer, &origin);
+	} else {
+		struct origin *known = udp_peers.lookup(&peer);
+
+		/* Each datagram comes by here, and most of them are not the first. */
+		if (!known || known->place.port != origin.place.port ||
+		    known->place.address.word[3] != origin.place.address.word[3] ||
+		    known->place.address.word[2] != origin.place.address.word[2] ||
+		    known->place.address.word[1] != origin.place.address.word[1] ||
+		    known->place.address.word[0] != origin.place.address.word[0])
+			udp_peers.update(&peer, &origin);
+	}
+	return TRANSLATED;
+}
+
+/* Puts the place that a socket knows into from, where that is the backend it got instead. */
+static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct place *from)
+{
+	struct peer peer = {.cookie = bpf_get_socket_cookie(ctx), .backend = {.address = from->address, .port = from->port}};
+	struct origin *origin;
+
+	origin = from->protocol == IPPROTO_TCP ? tcp_peers.lookup(&peer) : udp_peers.lookup(&peer);
+	if (!origin)
+		return false;
+	*from = origin->place;
+	return true;
+}
+
+static __always_inline bool is_ours(struct bpf_sock_addr *ctx)
+{
+	return ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_UDP;
+}
+
+static __always_inline struct place place4(struct bpf_sock_addr *ctx)
+{
+	struct place place = {.port = ctx->user_port, .protocol = ctx->protocol};
+
+	place.address.word[2] = V4_MAPPED;
+	place.address.word[3] = ctx->user_ip4;
+	return place;
+}
+
+static __always_inline struct place place6(struct bpf_sock_addr *ctx)
+{
+	struct place place = {.port = ctx->user_port, .protocol = ctx->protocol};
+
+	place.address.word[0] = ctx->user_ip6[0];
+	place.address.word[1] = ctx->user_ip6[1];
+	place.address.word[2] = ctx->user_ip6[2];
+	place.address.word[3] = ctx->user_ip6[3];
+	return place;
+}
+
+static __always_inline void put4(struct bpf_sock_addr *ctx, struct place *place)
+{
+	ctx->user_ip4 = place->address.word[3];
+	ctx->user_port = place->port;
+}
+
+static __always_inline void put6(struct bpf_sock_addr *ctx, struct place *place)
+{
+	ctx->user_ip6[0] = place->address.word[0];
+	ctx->user_ip6[1] = place->address.word[1];
+	ctx->user_ip6[2] = place->address.word[2];
+	ctx->user_ip6[3] = place->address.word[3];
+	ctx->user_port = place->port;
+}
+
+/* What the system call returns when the verdict is not to go on. */
+static __always_inline int fail(enum verdict verdict)
+{
+	/*
+	 * Refused: no usable endpoint, or nobody's port, as a reset would say it. Dropped: silence can't be returned,
+	 * so it is what comes after it.
+	 */
+	bpf_set_retval(verdict == REFUSE ? REFUSED : TIMED_OUT);
+	return 0;
+}
+
+static __always_inline int go4(struct bpf_sock_addr *ctx, bool connects)
+{
+	if (!is_ours(ctx))
+		return 1;
+
+	struct place to = place4(ctx);
+	enum verdict verdict = translate(ctx, &to, connects);
+
+	if (verdict == TRANSLATED)
+		put4(ctx, &to);
+	return verdict >= REFUSE ? fail(verdict) : 1;
+}
+
+static __always_inline int go6(struct bpf_sock_addr *ctx, bool connects)
+{
+	if (!is_ours(ctx))
+		return 1;
+
+	struct place to = place6(ctx);
+	enum verdict verdict = translate(ctx, &to, connects);
+
+	if (verdict == TRANSLATED)
+		put6(ctx, &to);
+	return verdict >= REFUSE ? fail(verdict) : 1;
+}
+
+static __always_inline int come4(struct bpf_sock_addr *ctx)
+{
+	struct place from = place4(ctx);
+
+	if (is_ours(ctx) && untranslate(ctx, &from))
+		put4(ctx, &from);
+	return 1;
+}
+
+static __always_inline int come6(struct bpf_sock_addr *ctx)
+{
+	struct place from = place6(ctx);
+
+	if (is_ours(ctx) && untranslate(ctx, &from))
+		put6(ctx, &from);
+	return 1;
+}
+
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return go4(ctx, true);
+}
+
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return go6(ctx, true);
+}
+
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return go4(ctx, false);
+}
+
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return go6(ctx, false);
+}
+
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return come4(ctx);
+}
+
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return come6(ctx);
+}
+
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return come4(ctx);
+}
+
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return come6(ctx);
+}

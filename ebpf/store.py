@@ -1,0 +1,144 @@
+"""The maps and programs of this node: made or found again, and bound to their hooks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ebpf import cgroup, pins, syscall
+from ebpf.compiler import HERE, interpreter
+from ebpf.hook import HOOKS, SOCKET
+from ebpf.layout import MAPS
+
+_PATIENCE_S = 60.0
+_LAYOUT = pins.digest(*(Path(HERE, name).read_bytes() for name in ("shared.h", "maps.h")), repr(MAPS).encode())
+_SOURCES = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".h"))
+_PROGRAMS = pins.digest(_LAYOUT.encode(), *(path.read_bytes() for path in _SOURCES))
+
+
+class BadProgram(Exception):
+    """The compiler or the kernel's verifier did not take a program. The message is what it said last."""
+
+
+class Store:
+    """Open file descriptors of what is pinned. Every call raises OSError."""
+
+    def __init__(self) -> None:
+        self._folder = pins.folder()
+        self.folder = self._folder / f"maps-{_LAYOUT}"
+        """Where the maps are pinned."""
+        self.maps: dict[str, int] = {}
+        self.programs: dict[str, int] = {}
+        self._links: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Everything that is needed, made where it is not there, but nothing is attached."""
+        self.close()
+        pins.mount()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, spec in MAPS.items():
+            self.maps[name] = _opened(self.folder / name, name, spec)
+        programs = self._folder / f"programs-{_PROGRAMS}"
+        if not all((programs / name).exists() for name in HOOKS):
+            pins.remove(programs)
+            programs.mkdir()
+            _compile(self.folder, programs)
+        self.programs = {name: syscall.pinned(programs / name) for name in HOOKS}
+
+    def attach(self, group: Path) -> None:
+        """In place of another version's programs, one hook after the other; then that version is removed."""
+        links = self._folder / "links"
+        links.mkdir(exist_ok=True)
+        target = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name, hook in SOCKET.items():
+                self._links[name] = self._attached(links / name, target, name, hook.attach)
+        finally:
+            os.close(target)
+        for prefix, current in (("programs", _PROGRAMS), ("maps", _LAYOUT)):
+            for other in pins.others(self._folder, prefix, current):
+                pins.remove(other)
+
+    def _attached(self, place: Path, target: int, name: str, attach: int) -> int:
+        if name in self._links:
+            os.close(self._links.pop(name))
+        program = self.programs[name]
+        if place.exists():
+            link = syscall.pinned(place)
+            if syscall.link_info(link).cgroup == os.fstat(target).st_ino:
+                syscall.update_link(link, program)
+                return link
+            os.close(link)
+            place.unlink()
+        link = syscall.create_link(program, target, attach)
+        syscall.pin(link, place)
+        return link
+
+    def differences(self, group: Path) -> list[str]:
+        """What of it is not pinned or attached as it was."""
+        found = []
+        folder, links = self.folder, self._folder / "links"
+        found += [f"the map {name} is not pinned any more" for name in MAPS if not (folder / name).exists()]
+        for name in SOCKET:
+            program = self.programs[name]
+            if not (links / name).exists():
+                found.append(f"the program {name} is not pinned to its hook any more")
+                continue
+            info = syscall.link_info(self._links[name])
+            if info.cgroup != group.stat().st_ino or info.program != syscall.program_id(program):
+                found.append(f"the program {name} is not attached to {group} any more")
+        return found
+
+    def close(self) -> None:
+        for handles in (self.maps, self.programs, self._links):
+            close(handles)
+
+
+def detach() -> bool:
+    """The programs of sockets from their hooks, of any version; whether there were any. Raises OSError."""
+    return pins.remove(pins.folder() / "links")
+
+
+def opened_maps() -> dict[str, int]:
+    """The maps of this version as they are pinned, to be closed; empty if they are not. Raises OSError."""
+    folder = pins.folder() / f"maps-{_LAYOUT}"
+    if not all((folder / name).exists() for name in MAPS):
+        return {}
+    return {name: syscall.pinned(folder / name) for name in MAPS}
+
+
+def close(handles: dict[str, int]) -> None:
+    for handle in handles.values():
+        os.close(handle)
+    handles.clear()
+
+
+def remove_all() -> bool:
+    """Of any version; whether there was anything."""
+    return pins.remove(pins.folder())
+
+
+def default_group() -> Path | None:
+    return cgroup.root()
+
+
+def _opened(path: Path, name: str, spec: syscall.MapSpec) -> int:
+    if path.exists():
+        return syscall.pinned(path)
+    handle = syscall.create_map(name, spec)
+    try:
+        syscall.pin(handle, path)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _compile(maps: Path, programs: Path) -> None:
+    command = [interpreter() or sys.executable, "-m", "ebpf.compiler", str(maps), str(programs)]
+    done = subprocess.run(command, capture_output=True, timeout=_PATIENCE_S, check=False, cwd=HERE.parent)
+    if done.returncode:
+        pins.remove(programs)
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        complaints = [line for line in said if "error:" in line] or said[-3:]
+        raise BadProgram("; ".join(complaints[:3]) or f"exit status {done.returncode}")

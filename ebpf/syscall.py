@@ -1,0 +1,225 @@
+"""bpf(2), as far as it is needed: BCC compiles and loads, but knows no links, no pins of them and no batches of bytes.
+
+The numbers and layouts are those of linux/bpf.h. Every call raises OSError.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_ATTRIBUTE_BYTES = 144
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
+_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
+_LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
+_LINK_CREATE, _LINK_UPDATE = 28, 29
+_COUNT_AT = 32
+"""Where a batch tells how many of its entries are done."""
+_MEMORY_TRIES, _MEMORY_WAIT_S = 1000, 0.001
+_CHUNK = 4096
+"""Entries that are read in one call, at least; more if the kernel's bucket is larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """How a map is made: what struct bpf_map_create_opts says, and its sizes."""
+
+    kind: int
+    """BPF_MAP_TYPE_*."""
+    key: int
+    """Bytes, as is the next one."""
+    value: int
+    entries: int
+    flags: int = 0
+
+
+HASH, ARRAY, LRU_HASH, LPM_TRIE = 1, 2, 9, 11  # BPF_MAP_TYPE_*
+NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
+
+
+def create_map(name: str, spec: MapSpec) -> int:
+    """The file descriptor."""
+    packed = struct.pack("=5I", spec.kind, spec.key, spec.value, spec.entries, spec.flags)
+    return _call(_MAP_CREATE, packed + struct.pack("=II16s", 0, 0, name.encode()[:15]))
+
+
+def load_program(kind: int, attach: int, instructions: bytes, name: str) -> int:
+    """The file descriptor of a program that is written by hand."""
+    code, license = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"Dual BSD/GPL")
+    packed = struct.pack("=IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license))
+    packed += struct.pack("=IIQII16sII", 0, 0, 0, 0, 0, name.encode()[:15], 0, attach)
+    return _call(_PROG_LOAD, packed)
+
+
+def pin(handle: int, path: Path) -> None:
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _call(_OBJ_PIN, struct.pack("=QI", ctypes.addressof(name), handle))
+
+
+def pinned(path: Path) -> int:
+    """The file descriptor of what is pinned there."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _call(_OBJ_GET, struct.pack("=QI", ctypes.addressof(name), 0))
+
+
+def create_link(program: int, target: int, attach: int) -> int:
+    """The program runs beside others on the same hook for as long as the link is open or pinned."""
+    return _call(_LINK_CREATE, struct.pack("=IIII", program, target, attach, 0))
+
+
+def update_link(link: int, program: int) -> None:
+    """In one step: there is no moment without a program."""
+    _call(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def program_id(handle: int) -> int:
+    """Of a program."""
+    return int(struct.unpack_from("=II", _info(handle))[1])
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    program: int
+    """The id of the program that runs."""
+    cgroup: int
+    """The id of the cgroup; 0 if that has been removed."""
+
+
+def link_info(handle: int) -> LinkInfo:
+    """Of a link to a cgroup."""
+    _, _, program, _, cgroup, _ = struct.unpack_from("=IIIIQI", _info(handle))
+    return LinkInfo(program, cgroup)
+
+
+def map_spec(handle: int) -> MapSpec:
+    kind, _, key, value, entries, flags = struct.unpack_from("=6I", _info(handle))
+    return MapSpec(kind, key, value, entries, flags)
+
+
+def lookup(handle: int, key: bytes, value_bytes: int) -> bytes | None:
+    """None if it is not there."""
+    asked, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_bytes)
+    try:
+        _call(_MAP_LOOKUP, struct.pack("=IIQQQ", handle, 0, ctypes.addressof(asked), ctypes.addressof(value), 0))
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def update(handle: int, entries: dict[bytes, bytes]) -> None:
+    """Put ``entries`` in, in their order; each by itself is replaced in one step."""
+    key_bytes, value_bytes = (sum(map(len, side)) for side in (entries.keys(), entries.values()))
+    keys = ctypes.create_string_buffer(b"".join(entries), key_bytes)
+    values = ctypes.create_string_buffer(b"".join(entries.values()), value_bytes)
+    done, tries = 0, 0
+    while done < len(entries):
+        places = (ctypes.addressof(keys) + done * (key_bytes // len(entries)),
+                  ctypes.addressof(values) + done * (value_bytes // len(entries)))  # fmt: skip
+        attribute = _attribute(struct.pack("=QQQQIIQQ", 0, 0, *places, len(entries) - done, handle, 0, 0))
+        try:
+            _raw(_UPDATE_BATCH, attribute)
+            return
+        except OSError as error:
+            # Memory for programs is kept in small stocks, which the kernel fills up in between.
+            tries += 1
+            if error.errno != errno.ENOMEM or tries > _MEMORY_TRIES:
+                raise
+        done += struct.unpack_from("=I", attribute, _COUNT_AT)[0]
+        time.sleep(_MEMORY_WAIT_S)
+
+
+def delete(handle: int, keys: Iterable[bytes]) -> None:
+    """Those that are not there are no failure."""
+    for key in keys:
+        asked = ctypes.create_string_buffer(key, len(key))
+        try:
+            _call(_MAP_DELETE, struct.pack("=IIQQQ", handle, 0, ctypes.addressof(asked), 0, 0))
+        except FileNotFoundError:
+            continue
+
+
+def entries(handle: int) -> Iterator[tuple[bytes, bytes]]:
+    """All keys and values. What comes or goes meanwhile may be there or not."""
+    spec = map_spec(handle)
+    chunk = min(_CHUNK, max(spec.entries, 1))
+    # A cursor is a number in a hash and a key in a trie.
+    cursor = ctypes.create_string_buffer(max(4, spec.key))
+    started = False
+    while True:
+        keys = ctypes.create_string_buffer(chunk * spec.key)
+        values = ctypes.create_string_buffer(chunk * spec.value)
+        at = ctypes.addressof(cursor)
+        places = (at if started else 0, at, ctypes.addressof(keys), ctypes.addressof(values))
+        attribute = _attribute(struct.pack("=QQQQIIQQ", *places, chunk, handle, 0, 0))
+        over = False
+        try:
+            _raw(_LOOKUP_BATCH, attribute)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # a bucket holds more than there is room for
+                chunk *= 2
+                continue
+            if error.errno != errno.ENOENT:
+                raise
+            over = True
+        (count,) = struct.unpack_from("=I", attribute, _COUNT_AT)
+        raw_keys, raw_values = keys.raw, values.raw
+        for index in range(count):
+            key, value = index * spec.key, index * spec.value
+            yield raw_keys[key : key + spec.key], raw_values[value : value + spec.value]
+        if over or not count:
+            return
+        started = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    returned: int
+    data: bytes
+    """The packet as the program left it."""
+    context: bytes
+
+
+def test_run(program: int, data: bytes, context: bytes = b"") -> Ran:
+    """Run a program once on a packet (BPF_PROG_TEST_RUN)."""
+    given, room = ctypes.create_string_buffer(data, len(data)), ctypes.create_string_buffer(len(data) + 256)
+    before, after = ctypes.create_string_buffer(context or b"\0"), ctypes.create_string_buffer(max(len(context), 1))
+    attribute = _attribute(
+        struct.pack("=IIIIQQIIIIQQ", program, 0, len(data), len(room), ctypes.addressof(given), ctypes.addressof(room),
+                    1, 0, len(context), len(context), ctypes.addressof(before) if context else 0,
+                    ctypes.addressof(after) if context else 0)
+    )  # fmt: skip
+    _raw(_TEST_RUN, attribute)
+    returned, _, length = struct.unpack_from("=III", attribute, 4)
+    return Ran(returned, room.raw[:length], after.raw[: len(context)])
+
+
+def _info(handle: int) -> bytes:
+    room = ctypes.create_string_buffer(256)
+    _call(_OBJ_INFO, struct.pack("=IIQ", handle, len(room), ctypes.addressof(room)))
+    return room.raw
+
+
+def _attribute(packed: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(packed, max(_ATTRIBUTE_BYTES, len(packed)))
+
+
+def _call(command: int, packed: bytes) -> int:
+    return _raw(command, _attribute(packed))
+
+
+def _raw(command: int, attribute: ctypes.Array[ctypes.c_char]) -> int:
+    number = _NUMBERS.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of bpf(2) on {platform.machine()} is not known")
+    result = _LIBC.syscall(number, command, ctypes.byref(attribute), len(attribute))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)

@@ -1,0 +1,142 @@
+"""The node's devices, with the packet programs on each of them; those that come later, too.
+
+All but loopback, and those that are part of another device, such as ports of a bridge: the other one has their packets.
+"""
+
+import fnmatch
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from ebpf import layout, syscall
+from modes.ebpf import traffic_control
+from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attributes
+from pyproxy.table import IP
+
+log = logging.getLogger("pyproxy")
+
+_GET_LINK, _GET_ADDRESS = 18, 22  # RTM_*
+_LINK = struct.Struct("=BxHiII")  # ifinfomsg
+_ADDRESS = struct.Struct("=4Bi")  # ifaddrmsg
+_IFLA_NAME, _IFLA_MASTER = 3, 10
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_ETHERNET, _LOOPBACK = 1, 772  # ARPHRD_*
+_GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+_SETTLES_S = 0.02
+_SECONDARY = 1  # IFA_F_SECONDARY, in IPv4; in IPv6 IFA_F_TEMPORARY
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    name: str
+    has_ethernet: bool
+    ipv4: IP | None
+    ipv6: IP | None
+    """The first global address of each family: what masqueraded packets get."""
+
+    def packed(self, of_pods: tuple[str, ...]) -> bytes:
+        flags = 0 if self.has_ethernet else layout.DEVICE_NO_ETHERNET
+        if any(fnmatch.fnmatchcase(self.name, pattern) for pattern in of_pods):
+            flags |= layout.DEVICE_OF_PODS
+        return layout.device(self.ipv4, self.ipv6, flags)
+
+
+class Devices:
+    """Every call raises OSError."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._programs: dict[str, int] = {}
+        self._of_pods: tuple[str, ...] = ()
+        self._map = -1
+        self._watch: threading.Thread | None = None
+
+    def serve(self, programs: Mapping[str, int], map_of_devices: int, of_pods: tuple[str, ...]) -> None:
+        """``programs`` by hook, and the map ``devices``; ``of_pods``: names of those where pods come in."""
+        with self._lock:
+            self._programs, self._map, self._of_pods = dict(programs), map_of_devices, of_pods
+        self._refresh()
+        if self._watch is None:
+            watched = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ROUTE)
+            watched.bind((0, _GROUPS))
+            self._watch = threading.Thread(target=self._run, args=(watched,), name="devices", daemon=True)
+            self._watch.start()
+
+    def differences(self) -> Iterator[str]:
+        """What is not as `serve` left it."""
+        with self._lock, Netlink(ROUTE) as netlink:
+            here, there = self._wanted(netlink), dict(syscall.entries(self._map))
+            for index, device in listed(netlink).items():
+                if there.get(layout.number(index)) != here[index]:
+                    yield f"the entry of {device.name} in the map devices is not as written"
+                if traffic_control.attached(netlink, index) != self._ids():
+                    yield f"the programs on {device.name} are not attached any more"
+
+    def _refresh(self) -> None:
+        with self._lock, Netlink(ROUTE) as netlink:
+            wanted = {layout.number(index): packed for index, packed in self._wanted(netlink).items()}
+            there = dict(syscall.entries(self._map))
+            syscall.update(self._map, {key: value for key, value in wanted.items() if there.get(key) != value})
+            ids = self._ids()
+            for key in wanted:
+                index = layout.read_number(key)
+                if traffic_control.attached(netlink, index) != ids:
+                    traffic_control.attach(netlink, index, self._programs)
+            syscall.delete(self._map, there.keys() - wanted.keys())
+
+    def _wanted(self, netlink: Netlink) -> dict[int, bytes]:
+        return {index: device.packed(self._of_pods) for index, device in listed(netlink).items()}
+
+    def _ids(self) -> dict[str, int]:
+        return {hook: syscall.program_id(handle) for hook, handle in self._programs.items()}
+
+    def _run(self, watched: socket.socket) -> None:
+        while True:
+            try:
+                watched.recv(1 << 16)
+                # One device makes many messages.
+                watched.settimeout(_SETTLES_S)
+                while watched.recv(1 << 16):
+                    continue
+            except TimeoutError:
+                pass
+            except OSError:
+                pass  # more was announced than the socket holds
+            watched.settimeout(None)
+            try:
+                self._refresh()
+            except OSError as error:
+                log.warning("a device is not served", extra={"reason": error})
+
+
+def listed(netlink: Netlink) -> dict[int, Device]:
+    """By index. Raises OSError."""
+    addresses: dict[tuple[int, int], IP] = {}
+    for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
+        family, _, flags, _, index = _ADDRESS.unpack_from(answer)
+        fields = dict(attributes(answer, _ADDRESS.size))
+        packed = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS, b""))
+        if family in (socket.AF_INET, socket.AF_INET6) and packed and not flags & _SECONDARY:
+            ip = IP(socket.inet_ntop(family, packed))
+            if not ip_address(ip).is_link_local:
+                addresses.setdefault((index, family), ip)
+    found = {}
+    for answer in netlink.snapshot(Message(_GET_LINK, _LINK.pack(*[0] * 5))):
+        _, kind, index, _, _ = _LINK.unpack_from(answer)
+        fields = dict(attributes(answer, _LINK.size))
+        if kind != _LOOPBACK and _IFLA_MASTER not in fields:
+            name = fields[_IFLA_NAME].rstrip(b"\0").decode(errors="replace")
+            ipv4, ipv6 = (addresses.get((index, family)) for family in (socket.AF_INET, socket.AF_INET6))
+            found[index] = Device(name, kind == _ETHERNET, ipv4, ipv6)
+    return found
+
+
+def detach_all() -> int:
+    """Our programs from all devices that there are; how many had any. Raises OSError."""
+    with Netlink(ROUTE) as netlink:
+        indices = [index for index, _ in socket.if_nameindex()]
+        return sum(traffic_control.detach(netlink, index) for index in indices)

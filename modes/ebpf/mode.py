@@ -1,0 +1,211 @@
+"""The forwarding table as entries of BPF maps, and the programs that look into them."""
+
+import errno
+import time
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from pathlib import Path
+
+from ebpf import layout, store, syscall
+from ebpf.hook import PACKET
+from ebpf.requirement import missing
+from ebpf.store import BadProgram, Store
+from modes.ebpf.devices import Devices, detach_all
+from modes.ebpf.entries import entries, spelled
+from modes.ebpf.flows import count_open
+from modes.ebpf.plan import Change, Plan
+from modes.ebpf.route import Entries, Key
+from modes.ebpf.site import Site, site_of
+from modes.ebpf.udp_sockets import UdpSockets
+from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Table, Transport
+
+_PUT_ORDER = ("pods", "sources", "backends", "members", "services", "addresses")
+"""Whoever finds an entry finds what it leads to."""
+_PLANNED = frozenset(_PUT_ORDER)
+_NOBODY_READS_S = 1.0
+"""After that long no program is at work any more that read an entry which is gone."""
+
+
+class EbpfMode:
+    name = "ebpf"
+    tracks_connections = False
+    ends_connections = False
+    connects_sockets = True
+
+    def __init__(self) -> None:
+        self._store: Store | None = None
+        self._maps: dict[str, int] = {}
+        self._group = Path()
+        self._site = Site()
+        self._plan = Plan(self._site)
+        self._late: dict[bytes, float] = {}
+        """Slots that no service counts any more, and since when: a program may still look for them."""
+        self._sockets = UdpSockets()
+        self._devices = Devices()
+        self._in_order = False
+
+    def probe(self) -> str | None:
+        return missing()
+
+    def objection(self, route: Route) -> str | None:
+        if route.transport is Transport.SCTP:
+            return "ebpf mode forwards TCP and UDP, not SCTP"
+        return None
+
+    def shortfalls(self) -> Mapping[RouteId, str]:
+        return {}
+
+    def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
+        everything = changed is None or not self._in_order
+        self._in_order = False
+        with _said():
+            if everything:
+                self._rebuild(table)
+            else:
+                change = self._plan.change(table, changed or frozenset())
+                self._write(change)
+                if any(key.map == "members" for key in change.gone):
+                    self._sockets.check(self._maps)
+        self._in_order = True
+
+    def _rebuild(self, table: Table) -> None:
+        """Whatever is not as it must be, in place; programs come last, when there is something to find."""
+        group = Path(table.host.cgroup) if table.host.cgroup else store.default_group()
+        if group is None:
+            raise ModeError("cgroup v2 is not mounted")
+        self._group = group
+        self._store = self._store or Store()
+        self._store.open()
+        self._maps = self._store.maps
+        self._site = site_of(table.host)
+        found = self._read()
+        self._late = {}
+        self._plan = Plan(self._site, found)
+        self._plan.change(table, table.routes.keys())
+        wanted = self._plan.entries()
+        there = {Key(name, key): value for name, some in found.items() for key, value in some.items()}
+        self._plan.sizes.clear()
+        self._plan.sizes.update(key.map for key in wanted)
+        put = {key: value for key, value in wanted.items() if there.get(key) != value}
+        self._write(Change(put, there.keys() - wanted.keys()))
+        syscall.update(self._maps["config"], {layout.number(0): self._config()})
+        # Sockets first, and last in `retire`: packets of a socket that is connected itself must find no flow.
+        self._store.attach(self._group)
+        packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
+        self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        self._sockets.check(self._maps)
+
+    def _config(self) -> bytes:
+        site = self._site
+        return layout.Config(site.namespace, site.ipv4, site.ipv6, site.ports.start, len(site.ports)).packed()
+
+    def _read(self) -> dict[str, dict[bytes, bytes]]:
+        return {name: dict(syscall.entries(self._maps[name])) for name in _PUT_ORDER}
+
+    def _write(self, change: Change) -> None:
+        for name, size in self._plan.sizes.items():
+            if size > layout.MAPS[name].entries:
+                raise ModeError(f"the map {name} holds {layout.MAPS[name].entries} entries, and it takes {size}")
+        self._remove_late()
+        for name in _PUT_ORDER:
+            some = {key.key: value for key, value in change.put.items() if key.map == name}
+            syscall.update(self._maps[name], some)
+            if name == "backends":
+                for key in some:
+                    self._late.pop(key, None)
+        for name in reversed(_PUT_ORDER):
+            gone = [key.key for key in change.gone if key.map == name]
+            if name == "backends":
+                self._late.update(dict.fromkeys(gone, time.monotonic()))
+            else:
+                syscall.delete(self._maps[name], gone)
+
+    def _remove_late(self) -> None:
+        now = time.monotonic()
+        due = [key for key, since in self._late.items() if now - since > _NOBODY_READS_S]
+        syscall.delete(self._maps["backends"], due)
+        for key in due:
+            del self._late[key]
+
+    def verify(self) -> list[Drift]:
+        """All of it is read."""
+        with _said():
+            if self._store is None:
+                return [Drift(None, "nothing is loaded")]
+            self._remove_late()
+            return list(self._compare(self._store))
+
+    def _compare(self, loaded: Store) -> Iterator[Drift]:
+        for what in loaded.differences(self._group):
+            yield Drift(None, what)
+        if site_of(self._plan.host) != self._site:
+            yield Drift(None, "the addresses of this node are others now")
+        wanted, owners = self._plan.entries(), self._plan.owners()
+        there: Entries = {Key(name, key): value for name, some in self._read().items() for key, value in some.items()}
+        late = {Key("backends", key) for key in self._late}
+        for key in there.keys() | wanted.keys():
+            if there.get(key) != wanted.get(key) and key not in late:
+                how = "foreign" if key not in wanted else "missing" if key not in there else "changed"
+                yield Drift(owners.get(key), f"the entry {spelled(key)} of the map {key.map} is {how}")
+        node = syscall.lookup(self._maps["config"], layout.number(0), layout.MAPS["config"].value)
+        if node != self._config():
+            yield Drift(None, "the map config is changed")
+        for what in self._devices.differences():
+            yield Drift(None, what)
+
+    def cleanup(self) -> list[str]:
+        """Of any version."""
+        with _said():
+            count = detach_all()
+            removed = [f"programs of eBPF on {count} devices"] if count else []
+            return removed + (["maps and programs of eBPF"] if store.remove_all() else [])
+
+    def retire(self, successor: Mode) -> Iterator[str]:  # noqa: ARG002
+        """What sockets are connected to stays so without any of it; what is translated packet by packet stays until it
+        is over, and nothing is added to it."""
+        with _said():
+            maps = store.opened_maps()
+            try:
+                if maps:
+                    _drain(maps)
+                if store.detach():
+                    yield "programs of eBPF at sockets"
+                left = count_open(syscall.entries(maps["flows"])) if maps else 0
+            finally:
+                store.close(maps)
+            if left:
+                raise InUse(f"{left} connections are translated by eBPF yet")
+        yield from self.cleanup()
+
+    def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
+        """As `bpftool map dump` would, if it knew what the bytes mean."""
+        with _said():
+            opened = store.opened_maps()
+            try:
+                return list(entries(opened, address, port, transport)) if opened else []
+            finally:
+                store.close(opened)
+
+
+def _drain(maps: Mapping[str, int]) -> None:
+    """Let packet programs take nothing new on."""
+    key = layout.number(0)
+    node = syscall.lookup(maps["config"], key, layout.MAPS["config"].value)
+    if node is not None:
+        syscall.update(maps["config"], {key: layout.with_flags(node, layout.DRAINING)})
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """What goes wrong inside is a ModeError."""
+    try:
+        yield
+    except BadProgram as error:
+        raise ModeError(f"a program of eBPF was not taken: {error}") from error
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            reason = missing() or error.strerror
+            raise ModeError(f"eBPF can't be used: {reason}") from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise ModeError(f"eBPF can't be used: {error.strerror or error}{where}") from error

@@ -1,0 +1,171 @@
+"""What the maps are to hold, and what of that a change touches. Knows no kernel."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+
+from ebpf import layout
+from modes.ebpf.route import ROLES, Entries, Ids, Key, addresses_of, entries_of, is_guarded, places
+from modes.ebpf.site import Site
+from pyproxy.table import Backend, Host, Pool, Route, RouteId, Scope, Table
+
+_LARGEST_ID = 1 << 32
+
+
+@dataclass(slots=True)
+class Change:
+    put: Entries = field(default_factory=dict)
+    gone: set[Key] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    route: Route
+    """With its backends in the order of their slots."""
+    ids: Ids
+
+
+class Plan:
+    """Changes are made on the premise that each of them is written; after a failure, only a new plan is right."""
+
+    def __init__(self, site: Site, found: Mapping[str, Mapping[bytes, bytes]] | None = None) -> None:
+        """``found``: what maps hold from before, so that what stays keeps its numbers and slots."""
+        self._site = site
+        self.host = Host()
+        """As of the last change."""
+        self._routes: dict[RouteId, _Written] = {}
+        self._bits: dict[bytes, Counter[int]] = defaultdict(Counter)
+        """How many routes want a bit of an address."""
+        self._found = found or {}
+        self._slots: dict[int, dict[int, bytes]] = defaultdict(dict)
+        for key, value in self._found.get("backends", {}).items():
+            pool, number = layout.read_slot(key)
+            self._slots[pool][number] = value
+        self._taken: set[int] = set()
+        services = map(layout.read_service, self._found.get("services", {}).values())
+        self._next = 1 + max((n for s in services for n in (s.inside.id, s.outside.id, s.guard)), default=0)
+        self._next = max(self._next, 1 + max(self._slots, default=0))
+        self.sizes: Counter[str] = Counter()
+        """How many entries each map has."""
+
+    def change(self, table: Table, changed: AbstractSet[RouteId]) -> Change:
+        """What turns the maps as they were written into ``table``, where only ``changed`` differ."""
+        before: Entries = {}
+        after: Entries = {}
+        touched: dict[bytes, int] = {}
+        self.host = table.host
+        for route_id in changed:
+            old, new = self._routes.pop(route_id, None), table.routes.get(route_id)
+            if old:
+                before.update(self._entries(old))
+                for address, bits in addresses_of(old.route):
+                    touched.setdefault(address, self._bits_of(address))
+                    self._bits[address][bits] -= 1
+            if new:
+                written = self._routes[route_id] = self._numbered(new, old)
+                after.update(self._entries(written))
+                for address, bits in addresses_of(written.route):
+                    touched.setdefault(address, self._bits_of(address))
+                    self._bits[address][bits] += 1
+            elif old:
+                self._taken.difference_update((*old.ids.pools, old.ids.guard))
+        for address, bits in touched.items():
+            if bits:
+                before[Key("addresses", address)] = layout.number(bits)
+            if new_bits := self._bits_of(address):
+                after[Key("addresses", address)] = layout.number(new_bits)
+            else:
+                self._bits.pop(address, None)
+        change = Change({k: v for k, v in after.items() if before.get(k) != v}, before.keys() - after.keys())
+        self.sizes.update(key.map for key in change.put if key not in before)
+        self.sizes.subtract(key.map for key in change.gone)
+        return change
+
+    def entries(self) -> Entries:
+        """All of them, those of the node's own addresses too."""
+        entries = {key: value for one in self._routes.values() for key, value in self._entries(one).items()}
+        for address in self._bits.keys() | set(map(layout.address, self._site.answering)):
+            if bits := self._bits_of(address):
+                entries[Key("addresses", address)] = layout.number(bits)
+        entries.update((Key("pods", layout.prefix(prefix)), layout.ONE) for prefix in self.host.pod_prefixes)
+        return entries
+
+    def owners(self) -> dict[Key, RouteId]:
+        return {key: route_id for route_id, one in self._routes.items() for key in self._entries(one)}
+
+    def _entries(self, written: _Written) -> Entries:
+        return entries_of(written.route, written.ids, self.host, self._site)
+
+    def _bits_of(self, address: bytes) -> int:
+        bits = layout.ADDRESS_NODE if address in self._answering else 0
+        for wanted, users in self._bits[address].items() if address in self._bits else ():
+            bits |= wanted if users > 0 else 0
+        return bits
+
+    @property
+    def _answering(self) -> frozenset[bytes]:
+        return frozenset(map(layout.address, self._site.answering))
+
+    def _numbered(self, route: Route, old: _Written | None) -> _Written:
+        """With the numbers and the order of backends that it had before."""
+        if old:
+            return _Written(route.in_places_of(old.route), old.ids)
+        known = self._known(route)
+        ids = Ids(
+            (self._id(known.get(ROLES[0])), self._id(known.get(ROLES[1])), self._id(known.get(ROLES[2]))),
+            self._id(known.get("guard")),
+        )
+        before = (self._pool(pool, number) for pool, number in zip(route.pools, ids.pools, strict=True))
+        internal, external, short_circuit = before
+        return _Written(
+            route.in_places_of(
+                replace(route, internal=internal, external=external, short_circuit=short_circuit),
+            ),
+            ids,
+        )
+
+    def _known(self, route: Route) -> dict[str, int]:
+        """The numbers that the maps found have for it."""
+        known: dict[str, int] = {}
+        services = self._found.get("services", {})
+        for place, scope, _ in places(route):
+            packed = services.get(place)
+            if packed is None:
+                continue
+            service = layout.read_service(packed)
+            if scope is Scope.CLUSTER_IP:
+                known.setdefault("internal", service.inside.id)
+            else:
+                known.setdefault("external", service.outside.id)
+                if not route.masquerade_external:
+                    known.setdefault("short_circuit", service.inside.id)
+            if is_guarded(route, scope) and service.guard:
+                known["guard"] = service.guard
+        return known
+
+    def _id(self, known: int | None) -> int:
+        """That number if nobody else has it, else a new one."""
+        if known and known not in self._taken:
+            self._taken.add(known)
+            return known
+        while self._next in self._taken or not 0 < self._next < _LARGEST_ID:
+            self._next = self._next % (_LARGEST_ID - 1) + 1
+        self._taken.add(self._next)
+        return self._next
+
+    def _pool(self, pool: Pool, number: int) -> Pool:
+        """The backends that the maps found have there, in their slots."""
+        slots = self._slots.get(number)
+        if not slots:
+            return pool
+        mine = {layout.backend(backend.ip, backend.port): backend for backend in pool.backends}
+        return Pool(tuple(mine.get(packed, _NOBODY) for packed in _in_order(slots)), pool.on_empty)
+
+
+_NOBODY = Backend(ip="", port=0, is_local=False)  # type: ignore[arg-type]
+"""One that is in no pool."""
+
+
+def _in_order(slots: Mapping[int, bytes]) -> Iterator[bytes]:
+    return (slots.get(number, b"") for number in range(max(slots) + 1))

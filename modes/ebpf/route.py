@@ -1,0 +1,117 @@
+"""A route as entries of the maps: pure values, no kernel."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ebpf import layout
+from modes.ebpf.site import Site
+from pyproxy.table import IP, Host, OnEmpty, Pool, Route, Scope, contains, family_of
+
+
+class Key(NamedTuple):
+    map: str
+    key: bytes
+
+
+Entries = dict[Key, bytes]
+"""What the maps are to hold, but for the map addresses, whose entries are shared."""
+
+ROLES = ("internal", "external", "short_circuit")
+"""The fields of Route that hold pools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The numbers that a route has in the maps: they stay for as long as it is there, over restarts, too."""
+
+    pools: tuple[int, int, int]
+    """By ROLES."""
+    guard: int
+
+
+def pools_of(route: Route, ids: Ids) -> dict[str, layout.Pool]:
+    """By ROLES; equal ones are one."""
+    shared: dict[Pool, layout.Pool] = {}
+    return {
+        role: shared.setdefault(pool, layout.Pool(number, len(pool.backends)))
+        for role, pool, number in zip(ROLES, route.pools, ids.pools, strict=True)
+    }
+
+
+def is_guarded(route: Route, scope: Scope | None) -> bool:
+    return scope is Scope.LOAD_BALANCER and route.allowed_sources is not None
+
+
+def places(route: Route) -> Iterator[tuple[bytes, Scope | None, IP | None]]:
+    """Keys of the map services. A node port has neither scope nor address."""
+    for frontend in route.frontends:
+        packed = layout.place(layout.address(frontend.address), frontend.port, route.transport.value)
+        yield packed, frontend.scope, frontend.address
+    if route.node_port:
+        yield (
+            layout.place(layout.ANY_ADDRESS[route.id.family.value], route.node_port, route.transport.value),
+            None,
+            None,
+        )
+
+
+def entries_of(route: Route, ids: Ids, host: Host, site: Site) -> Entries:
+    entries: Entries = {}
+    pools = pools_of(route, ids)
+    guarded = False
+    for place, scope, address in places(route):
+        is_guarded_here = is_guarded(route, scope)
+        guarded = guarded or is_guarded_here
+        lets_node_in = is_guarded_here and address is not None and _lets_in(route, site.source_to(address))
+        service = _service(route, pools, ids, host, scope, lets_node_in)
+        entries[Key("services", place)] = service.packed()
+    if not entries:
+        return entries
+    for role, pool in zip(ROLES, route.pools, strict=True):
+        number = pools[role].id
+        for place_in_pool, backend in enumerate(pool.backends):
+            packed = layout.backend(backend.ip, backend.port)
+            entries[Key("backends", layout.slot(number, place_in_pool))] = packed
+            entries[Key("members", layout.member(number, packed))] = layout.ONE
+    if guarded:
+        for prefix in route.allowed_sources or ():
+            if family_of(prefix) is route.id.family:
+                entries[Key("sources", layout.source(ids.guard, prefix))] = layout.ONE
+    return entries
+
+
+def addresses_of(route: Route) -> Iterator[tuple[bytes, int]]:
+    """Keys of the map addresses, and the bits that the route wants there."""
+    for frontend in route.frontends:
+        bits = layout.ADDRESS_FRONTEND
+        if frontend.scope is Scope.CLUSTER_IP:
+            bits |= layout.ADDRESS_CLUSTER_IP
+        yield layout.address(frontend.address), bits
+
+
+def _service(
+    route: Route, pools: dict[str, layout.Pool], ids: Ids, host: Host, scope: Scope | None, lets_node_in: bool
+) -> layout.Service:
+    flags = layout.LETS_NODE_IN if lets_node_in else 0
+    if scope is Scope.CLUSTER_IP:
+        inside = outside = "internal"
+        if host.masquerade_all:
+            flags |= layout.MASQUERADES_PODS | layout.MASQUERADES_OUTSIDE | layout.LEAVES_PODS
+        elif host.pod_prefixes or host.pod_interfaces:  # else nobody can tell who is outside
+            flags |= layout.MASQUERADES_OUTSIDE
+    elif route.masquerade_external:
+        inside = outside = "external"
+        flags |= layout.MASQUERADES_PODS | layout.MASQUERADES_OUTSIDE
+    else:
+        inside, outside = "short_circuit", "external"
+    if getattr(route, inside).on_empty is OnEmpty.DROP:
+        flags |= layout.INSIDE_DROPS
+    if getattr(route, outside).on_empty is OnEmpty.DROP:
+        flags |= layout.OUTSIDE_DROPS
+    guard = ids.guard if is_guarded(route, scope) else 0
+    return layout.Service(pools[inside], pools[outside], guard, route.affinity_seconds or 0, flags)
+
+
+def _lets_in(route: Route, source: IP | None) -> bool:
+    return source is not None and any(contains(prefix, source) for prefix in route.allowed_sources or ())

@@ -1,0 +1,96 @@
+"""Programs on a device's way in and out: filters of its clsact, which others may have filters in, too.
+
+The layouts are those of linux/rtnetlink.h, linux/pkt_sched.h and linux/pkt_cls.h.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+
+from pyproxy.kernel.netlink import CREATE, EXCLUSIVE, Message, Netlink, attribute, attributes, nested
+
+_NEW_QDISC, _DELETE_QDISC = 36, 37  # RTM_*
+_NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
+_MESSAGE = struct.Struct("=BxxxiIII")  # tcmsg
+_CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000  # TC_H_CLSACT, TC_H_MAKE(TC_H_CLSACT, 0)
+HOOKS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
+"""The parents of filters, by the names of programs."""
+_KIND, _OPTIONS = 1, 2  # TCA_*
+_PROGRAM, _NAME, _FLAGS, _ID = 6, 7, 8, 11  # TCA_BPF_*
+_DIRECT = 1  # TCA_BPF_FLAG_ACT_DIRECT
+_OUR_NAME = b"pyproxy\0"
+_PRIORITY, _HANDLE = 10313, 1
+"""Of our filters: others may come before and after."""
+_ALL_PROTOCOLS = socket.htons(3)  # ETH_P_ALL
+_GONE = (errno.ENODEV, errno.ENOENT, errno.EINVAL)  # EINVAL: the device or its qdisc went
+
+
+def attach(netlink: Netlink, index: int, programs: Mapping[str, int]) -> None:
+    """In place of ours that are there. A device that has just vanished is no failure. Raises OSError."""
+    messages = [Message(_NEW_QDISC, _clsact(index), CREATE | EXCLUSIVE)]
+    for hook, handle in programs.items():
+        options = attribute(_PROGRAM, struct.pack("=I", handle)) + attribute(_NAME, _OUR_NAME)
+        options += attribute(_FLAGS, struct.pack("=I", _DIRECT))
+        payload = _filter(index, hook) + attribute(_KIND, b"bpf\0") + nested(_OPTIONS, options)
+        messages.append(Message(_NEW_FILTER, payload, CREATE))
+    for failure in netlink.send(messages):
+        if failure.message.kind == _NEW_QDISC and failure.code == errno.EEXIST:
+            continue
+        if failure.code not in _GONE:
+            raise OSError(failure.code, f"a device does not take programs: {failure.reason}")
+
+
+def attached(netlink: Netlink, index: int) -> dict[str, int]:
+    """The ids of our programs, by hook. Raises OSError."""
+    found = {}
+    for hook, parent in HOOKS.items():
+        for handle, priority, name, program in _filters(netlink, index, parent):
+            if (handle, priority, name) == (_HANDLE, _PRIORITY, _OUR_NAME):
+                found[hook] = program
+    return found
+
+
+def detach(netlink: Netlink, index: int) -> bool:
+    """Ours, and the clsact if nobody else has anything in it; whether there was anything. Raises OSError."""
+    mine = attached(netlink, index)
+    if not mine:
+        return False
+    _tolerate(netlink.send(Message(_DELETE_FILTER, _filter(index, hook)) for hook in mine))
+    if not any(list(_filters(netlink, index, parent)) for parent in HOOKS.values()):
+        _tolerate(netlink.send([Message(_DELETE_QDISC, _clsact(index))]))
+    return True
+
+
+def _clsact(index: int) -> bytes:
+    return _MESSAGE.pack(0, index, _CLSACT_HANDLE, _CLSACT, 0) + attribute(_KIND, b"clsact\0")
+
+
+def _filter(index: int, hook: str) -> bytes:
+    return _MESSAGE.pack(0, index, _HANDLE, HOOKS[hook], _PRIORITY << 16 | _ALL_PROTOCOLS)
+
+
+def _filters(netlink: Netlink, index: int, parent: int) -> Iterable[tuple[int, int, bytes, int]]:
+    """Handle, priority, name and program's id of each filter, whoever's it is."""
+    asked = _MESSAGE.pack(0, index, 0, parent, 0)
+    try:
+        answers = netlink.snapshot(Message(_GET_FILTER, asked))
+    except OSError as error:
+        if error.errno in _GONE:
+            return
+        raise
+    for answer in answers:
+        _, _, handle, _, info = _MESSAGE.unpack_from(answer)
+        options = dict(attributes(dict(attributes(answer, _MESSAGE.size)).get(_OPTIONS, b"")))
+        if not handle:
+            continue  # of all filters of a priority together
+        (program,) = struct.unpack("=I", options.get(_ID, bytes(4)))
+        yield handle, info >> 16, options.get(_NAME, b""), program
+
+
+def _tolerate(failures: Iterable[object]) -> None:
+    """What is to go may have gone."""
+    for failure in failures:
+        code = getattr(failure, "code", 0)
+        if code not in _GONE:
+            raise OSError(code, "a program can't be taken from a device")
