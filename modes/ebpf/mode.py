@@ -89,16 +89,21 @@ class EbpfMode:
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
         self._write(Change(put, there.keys() - wanted.keys()))
-        syscall.update(self._maps["config"], {layout.number(0): self._config()})
-        # Sockets first, and last in `retire`: packets of a socket that is connected itself must find no flow.
-        self._store.attach(self._group)
+        # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
+        # connected itself must find no flow.
+        self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
         self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        self._store.attach(self._group)
+        self._write_config(0)
         self._sockets.check(self._maps)
 
-    def _config(self) -> bytes:
+    def _write_config(self, flags: int) -> None:
+        syscall.update(self._maps["config"], {layout.number(0): self._config(flags)})
+
+    def _config(self, flags: int = 0) -> bytes:
         site = self._site
-        return layout.Config(site.namespace, site.ipv4, site.ipv6, site.ports.start, len(site.ports)).packed()
+        return layout.Config(site.namespace, site.ipv4, site.ipv6, site.ports.start, len(site.ports), flags).packed()
 
     def _read(self) -> dict[str, dict[bytes, bytes]]:
         return {name: dict(syscall.entries(self._maps[name])) for name in _PUT_ORDER}
