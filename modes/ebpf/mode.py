@@ -66,7 +66,7 @@ class EbpfMode:
                 change = self._plan.change(table, changed or frozenset())
                 self._write(change)
                 if any(key.map == "members" for key in change.gone):
-                    self._sockets.check(self._maps)
+                    self._sockets.check()
         self._in_order = True
 
     def _rebuild(self, table: Table) -> None:
@@ -82,8 +82,7 @@ class EbpfMode:
         found = self._read()
         self._late = {}
         self._plan = Plan(self._site, found)
-        self._plan.change(table, table.routes.keys())
-        wanted = self._plan.entries()
+        wanted = self._plan.change(table, table.routes.keys()).put | self._plan.of_host()
         there = {Key(name, key): value for name, some in found.items() for key, value in some.items()}
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
@@ -96,7 +95,7 @@ class EbpfMode:
         self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
         self._store.attach(self._group)
         self._write_config(0)
-        self._sockets.check(self._maps)
+        self._sockets.check()
 
     def _write_config(self, flags: int) -> None:
         syscall.update(self._maps["config"], {layout.number(0): self._config(flags)})
