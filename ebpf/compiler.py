@@ -31,16 +31,16 @@ def main(maps: Path, programs: Path) -> None:
     from ebpf.hook import HOOKS
 
     flags = [f"-I{folder}" for folder in _INCLUDE]
-    for source in sorted({hook.source for hook in HOOKS.values()}):
-        bpf = BPF(text=f'#define PINS "{maps}"\n' + flattened(source), cflags=flags)
-        for name, hook in HOOKS.items():
-            if hook.source == source:
-                function = bpf.load_func(name.encode(), hook.kind, attach_type=hook.attach or -1)
-                syscall.pin(function.fd, programs / name)
+    sources = sorted({hook.source for hook in HOOKS.values()})
+    # All at once: most of the time goes into what they have in common.
+    bpf = BPF(text=f'#define PINS "{maps}"\n' + flattened(*sources), cflags=flags)
+    for name, hook in HOOKS.items():
+        function = bpf.load_func(name.encode(), hook.kind, attach_type=hook.attach or -1)
+        syscall.pin(function.fd, programs / name)
 
 
-def flattened(source: str) -> str:
-    """The file with ours that it includes, each once: BCC sees maps and their uses in the main file alone."""
+def flattened(*sources: str) -> str:
+    """The files with ours that they include, each once: BCC sees maps and their uses in the main file alone."""
     seen: set[str] = set()
 
     def read(name: str) -> str:
@@ -50,7 +50,7 @@ def flattened(source: str) -> str:
         text = (HERE / name).read_text().replace("#pragma once\n", "")
         return re.sub(r'^#include "(.+)"$', lambda match: read(match[1]), text, flags=re.MULTILINE)
 
-    return read(source)
+    return "".join(map(read, sources))
 
 
 if __name__ == "__main__":

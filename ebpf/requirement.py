@@ -22,8 +22,11 @@ def missing() -> str | None:
         return "the kernel's headers for user space are not installed (Debian package linux-libc-dev)"
     if lacking := _lacking_capabilities():
         return f"it takes the capabilities {', '.join(lacking)} (run as root)"
-    if cgroup.root() is None:
+    root = cgroup.root()
+    if root is None:
         return "cgroup v2 is not mounted"
+    if cgroup.is_own(root):
+        return f"the cgroup at {root} is this container's own: mount the host's there"
     try:
         network_namespace.cookie()
         os.close(syscall.create_map("pyproxy_trial", syscall.MapSpec(syscall.HASH, 4, 4, 1)))

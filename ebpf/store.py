@@ -45,6 +45,11 @@ class Store:
             _compile(self.folder, programs)
         self.programs = {name: syscall.pinned(programs / name) for name in HOOKS}
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether programs are at sockets, of any version."""
+        return all((self._folder / "links" / name).exists() for name in SOCKET)
+
     def attach(self, group: Path) -> None:
         """In place of another version's programs, one hook after the other; then that version is removed."""
         links = self._folder / "links"

@@ -114,7 +114,7 @@ def _outcome(
         source, why = _to_cluster_ip(asker, knows_pods, host.masquerade_all)
     else:
         policy = "external"
-        pool, source, why = _to_others(asker, knows_pods, route)
+        pool, source, why = _to_others(asker, knows_pods or known.connects_sockets, route)
     rest = f"; this holds for {', '.join(allowed)}, all others are dropped (source ranges)" if allowed else ""
     if not pool.backends:
         verdict, why = _without_endpoints(pool, policy)

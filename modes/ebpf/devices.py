@@ -5,6 +5,7 @@ All but loopback, and those that are part of another device, such as ports of a 
 
 import fnmatch
 import logging
+import os
 import socket
 import struct
 import threading
@@ -58,7 +59,11 @@ class Devices:
     def serve(self, programs: Mapping[str, int], map_of_devices: int, of_pods: tuple[str, ...]) -> None:
         """``programs`` by hook, and the map ``devices``; ``of_pods``: names of those where pods come in."""
         with self._lock:
-            self._programs, self._map, self._of_pods = dict(programs), map_of_devices, of_pods
+            for handle in (*self._programs.values(), *([self._map] if self._map >= 0 else [])):
+                os.close(handle)
+            # Of the watching thread's own: who calls may close its.
+            self._programs = {hook: os.dup(handle) for hook, handle in programs.items()}
+            self._map, self._of_pods = os.dup(map_of_devices), of_pods
         self._refresh()
         if self._watch is None:
             watched = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ROUTE)

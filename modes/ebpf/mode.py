@@ -66,7 +66,7 @@ class EbpfMode:
                 change = self._plan.change(table, changed or frozenset())
                 self._write(change)
                 if any(key.map == "members" for key in change.gone):
-                    self._sockets.check(self._maps)
+                    self._sockets.check()
         self._in_order = True
 
     def _rebuild(self, table: Table) -> None:
@@ -82,23 +82,27 @@ class EbpfMode:
         found = self._read()
         self._late = {}
         self._plan = Plan(self._site, found)
-        self._plan.change(table, table.routes.keys())
-        wanted = self._plan.entries()
+        wanted = self._plan.change(table, table.routes.keys()).put | self._plan.of_host()
         there = {Key(name, key): value for name, some in found.items() for key, value in some.items()}
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
         self._write(Change(put, there.keys() - wanted.keys()))
-        syscall.update(self._maps["config"], {layout.number(0): self._config()})
-        # Sockets first, and last in `retire`: packets of a socket that is connected itself must find no flow.
-        self._store.attach(self._group)
+        # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
+        # connected itself must find no flow.
+        self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
         self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
-        self._sockets.check(self._maps)
+        self._store.attach(self._group)
+        self._write_config(0)
+        self._sockets.check()
 
-    def _config(self) -> bytes:
+    def _write_config(self, flags: int) -> None:
+        syscall.update(self._maps["config"], {layout.number(0): self._config(flags)})
+
+    def _config(self, flags: int = 0) -> bytes:
         site = self._site
-        return layout.Config(site.namespace, site.ipv4, site.ipv6, site.ports.start, len(site.ports)).packed()
+        return layout.Config(site.namespace, site.ipv4, site.ipv6, site.ports.start, len(site.ports), flags).packed()
 
     def _read(self) -> dict[str, dict[bytes, bytes]]:
         return {name: dict(syscall.entries(self._maps[name])) for name in _PUT_ORDER}

@@ -32,6 +32,7 @@ class Plan:
     def __init__(self, site: Site, found: Mapping[str, Mapping[bytes, bytes]] | None = None) -> None:
         """``found``: what maps hold from before, so that what stays keeps its numbers and slots."""
         self._site = site
+        self._answering = frozenset(map(layout.address, site.answering))
         self.host = Host()
         """As of the last change."""
         self._routes: dict[RouteId, _Written] = {}
@@ -83,11 +84,14 @@ class Plan:
         return change
 
     def entries(self) -> Entries:
-        """All of them, those of the node's own addresses too."""
+        """All of them."""
         entries = {key: value for one in self._routes.values() for key, value in self._entries(one).items()}
-        for address in self._bits.keys() | set(map(layout.address, self._site.answering)):
-            if bits := self._bits_of(address):
-                entries[Key("addresses", address)] = layout.number(bits)
+        entries.update((Key("addresses", one), layout.number(self._bits_of(one))) for one in self._bits)
+        return entries | self.of_host()
+
+    def of_host(self) -> Entries:
+        """Those that no route asks for."""
+        entries = {Key("addresses", one): layout.number(self._bits_of(one)) for one in self._answering}
         entries.update((Key("pods", layout.prefix(prefix)), layout.ONE) for prefix in self.host.pod_prefixes)
         return entries
 
@@ -102,10 +106,6 @@ class Plan:
         for wanted, users in self._bits[address].items() if address in self._bits else ():
             bits |= wanted if users > 0 else 0
         return bits
-
-    @property
-    def _answering(self) -> frozenset[bytes]:
-        return frozenset(map(layout.address, self._site.answering))
 
     def _numbered(self, route: Route, old: _Written | None) -> _Written:
         """With the numbers and the order of backends that it had before."""

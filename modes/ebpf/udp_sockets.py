@@ -12,8 +12,9 @@ import logging
 import socket
 import struct
 import threading
+from collections.abc import Mapping
 
-from ebpf import layout, network_namespace, syscall
+from ebpf import layout, network_namespace, store, syscall
 from pyproxy.kernel.netlink import Message, Netlink
 
 log = logging.getLogger("pyproxy")
@@ -30,13 +31,11 @@ class UdpSockets:
     """A thread that works when it is woken: there may be many namespaces to look into."""
 
     def __init__(self) -> None:
-        self._maps: dict[str, int] = {}
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def check(self, maps: dict[str, int]) -> None:
-        """Backends went: end, soon, the sockets that are connected to any. ``maps`` are read until the next call."""
-        self._maps = maps
+    def check(self) -> None:
+        """Backends went: end, soon, the sockets that are connected to any."""
         self._woken.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="udp-sockets", daemon=True)
@@ -54,34 +53,44 @@ class UdpSockets:
                 log.warning("UDP sockets can't be ended", extra={"reason": error})
 
     def _end_stale(self, forget: bool) -> None:
-        keys = {key: layout.read_peer(key, value) for key, value in syscall.entries(self._maps["udp_peers"])}
-        usable: dict[tuple[bytes, bytes], bool] = {}
-        stale: dict[int, dict[int, bytes]] = {}
-        for peer in keys.values():
-            pair = peer.place, peer.backend
-            if pair not in usable:
-                usable[pair] = self._is_usable(*pair)
-            if not usable[pair]:
-                stale.setdefault(peer.namespace, {})[peer.cookie] = peer.backend
-        if not stale:
-            return
-        ended = sum(end_sockets(stale[cookie]) for cookie in network_namespace.each() if cookie in stale)
-        if ended:
-            log.info("UDP sockets ended", extra={"count": ended})
-        if forget:
-            gone = [key for key, peer in keys.items() if not usable[peer.place, peer.backend]]
-            syscall.delete(self._maps["udp_peers"], gone)
+        maps = store.opened_maps()  # of this thread's own: the mode may close its
+        try:
+            if maps:
+                _end_stale(maps, forget)
+        finally:
+            store.close(maps)
 
-    def _is_usable(self, place: bytes, backend: bytes) -> bool:
-        """Whether who goes to ``place`` may get that backend."""
-        address, number, _ = layout.read_place(place)
-        family = "IPv4" if "." in layout.spelled(address) else "IPv6"
-        for where in (place, layout.place(layout.ANY_ADDRESS[family], number, "udp")):
-            packed = syscall.lookup(self._maps["services"], where, layout.MAPS["services"].value)
-            if packed is not None:
-                member = layout.member(layout.read_service(packed).inside.id, backend)
-                return syscall.lookup(self._maps["members"], member, layout.MAPS["members"].value) is not None
-        return False
+
+def _end_stale(maps: Mapping[str, int], forget: bool) -> None:
+    keys = {key: layout.read_peer(key, value) for key, value in syscall.entries(maps["udp_peers"])}
+    usable: dict[tuple[bytes, bytes], bool] = {}
+    stale: dict[int, dict[int, bytes]] = {}
+    for peer in keys.values():
+        pair = peer.place, peer.backend
+        if pair not in usable:
+            usable[pair] = _is_usable(maps, *pair)
+        if not usable[pair]:
+            stale.setdefault(peer.namespace, {})[peer.cookie] = peer.backend
+    if not stale:
+        return
+    ended = sum(end_sockets(stale[cookie]) for cookie in network_namespace.each() if cookie in stale)
+    if ended:
+        log.info("UDP sockets ended", extra={"count": ended})
+    if forget:
+        gone = [key for key, peer in keys.items() if not usable[peer.place, peer.backend]]
+        syscall.delete(maps["udp_peers"], gone)
+
+
+def _is_usable(maps: Mapping[str, int], place: bytes, backend: bytes) -> bool:
+    """Whether who goes to ``place`` may get that backend."""
+    address, number, _ = layout.read_place(place)
+    family = "IPv6" if ":" in layout.spelled(address) else "IPv4"
+    for where in (place, layout.place(layout.ANY_ADDRESS[family], number, "udp")):
+        packed = syscall.lookup(maps["services"], where, layout.MAPS["services"].value)
+        if packed is not None:
+            member = layout.member(layout.read_service(packed).inside.id, backend)
+            return syscall.lookup(maps["members"], member, layout.MAPS["members"].value) is not None
+    return False
 
 
 def end_sockets(wanted: dict[int, bytes]) -> int:

@@ -458,3 +458,29 @@ def test_what_is_no_destination(text: str) -> None:
     assert said.isascii()
     assert said.isprintable()
     assert len(said) < 200
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("scope", [*Scope, None])
+def test_sockets_that_are_connected_themselves_keep_their_source(scope: Scope | None, host: Host) -> None:
+    """And are inside, however pods are detected; but packets of pods are masqueraded if all must be."""
+    masquerade, external, short_circuit = (False, LOCAL, ALL)
+    route = replace(
+        ROUTE,
+        frontends=(Frontend(SERVED, 80, scope),) if scope else (),
+        node_port=None if scope else 80,
+        internal=ALL,
+        external=external,
+        short_circuit=short_circuit,
+        masquerade_external=masquerade,
+    )
+    to = Destination(OWN if scope is None else SERVED, 80, route.transport)
+    known = known_of(route, host, is_own=scope is None)
+    found = outcomes(explain(to, replace(known, connects_sockets=True)))
+    others = outcomes(explain(to, known))
+    assert {asker: found[asker] for asker in (Asker.NODE, Asker.OUTSIDE)} == {
+        asker: others[asker] for asker in (Asker.NODE, Asker.OUTSIDE)
+    }
+    packets = scope is Scope.CLUSTER_IP and host.masquerade_all
+    assert found[Asker.POD].source is (Seen.MASQUERADED if packets else Seen.KEPT)
+    assert {one.address for one in found[Asker.POD].endpoints} == {backend.ip for backend in ALL.backends}
