@@ -150,11 +150,11 @@ class IpvsMode:
         return {key for key in theirs if key.address and any(contains(prefix, key.address) for prefix in prefixes)}
 
     def _write(self, keys: AbstractSet[Key], come: Elements, gone: Iterable[Slot], claims: AbstractSet[IP]) -> None:
-        """In an order in which whoever sees something new does not see any more what it replaced.
+        """In an order in which whoever sees something new sees all of it, and does not see any more what it replaced.
 
         What only goes, or kept somebody out, goes first, but endpoints that come are there before, and before them what
         lets them reach themselves. What else moves from one set to another comes first. An address is claimed when all
-        is ready for it, before others get new ports.
+        is ready for it; then others get new ports, and last of all servers get other endpoints and nothing else.
         """
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
         leaving, moving = _claims(gone) & self._addresses.claimed, {slot.key for slot in come}
@@ -162,29 +162,40 @@ class IpvsMode:
         hairpins = {slot: mark for slot, mark in come.items() if slot.set in _HAIRPIN}
         late = [slot for slot in gone if slot.set in _HAIRPIN]
         new = claims - self._addresses.claimed
-        barred = {slot.key for slot in gone if slot.set in _BARRING}
-        last = {
-            key
-            for key in (keys & wanted.keys()) - self._servers.held.keys()
-            if key.address is not None and key.address not in new and _place(key) not in barred
-        }
+        last = self._last(keys & wanted.keys(), new, moving, gone)
         ipset.change(self._sets, [], hairpins)
-        self._servers.extend(self.ipvs, {key: wanted[key] for key in keys & wanted.keys() - last})
+        self._servers.extend(self.ipvs, {key: wanted[key] for key in (keys & wanted.keys()) - set(last)})
         # Nobody new comes to an address that is about to go.
         ipset.change(self._sets, [], {_draining(ip): 0 for ip in leaving})
         ipset.change(self._sets, [slot for slot in gone if slot not in later and slot not in late], {})
-        self._servers.quieten(self.ipvs, keys, wanted)
-        ipset.change(self._sets, late, {})
+        self._servers.quieten(self.ipvs, keys - set(last), wanted)
         ipset.change(self._sets, [], {slot: mark for slot, mark in come.items() if _address(slot) in new})
         returning = self._addresses.leaving & claims
         self._addresses.claim(claims)
         rest = {slot: mark for slot, mark in come.items() if _address(slot) not in new and slot not in hairpins}
         ipset.change(self._sets, later, rest)
         self._servers.extend(self.ipvs, {key: wanted[key] for key in last})
-        ipset.change(self._sets, map(_draining, returning), {})
+        self._servers.quieten(self.ipvs, last, wanted)
+        ipset.change(self._sets, [*late, *map(_draining, returning)], {})
         self._addresses.leave(leaving - claims)
         self._servers.remove(self.ipvs, keys, wanted)
         self._let_go()
+
+    def _last(
+        self, keys: AbstractSet[Key], new: AbstractSet[IP], moving: AbstractSet[str], gone: Iterable[Slot]
+    ) -> list[Key]:
+        """Those of ``keys`` that are written when all else is, in order: node ports, other new ports, endpoints."""
+        going = {slot.key: slot.set in _BARRING for slot in gone}
+        held, claimed = self._servers.held.keys(), self._addresses.claimed
+        found = []
+        for key in keys:
+            if key.address is None or key.address in new:
+                continue
+            place = _place(key)
+            gets_only_endpoints = place not in moving and place not in going
+            if gets_only_endpoints if key in held else not going.get(place):
+                found.append(key)
+        return sorted(found, key=lambda key: (key in held, key.address in claimed))
 
     def _let_go(self) -> None:
         """Of addresses that no service has any more, as soon as no connection needs them."""
