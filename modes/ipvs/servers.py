@@ -58,21 +58,26 @@ class Servers:
 
     def extend(self, ipvs: Ipvs, wanted: Mapping[Key, Server]) -> None:
         """All that is to come, and nothing that is to go."""
-        new = {key: server.service for key, server in wanted.items() if key not in self.held}
-        old = {key: self.held[key].service for key in wanted if key in self.held}
-        other = {key: wanted[key].service for key, service in old.items() if service != wanted[key].service}
-        ipvs.put(new, anew=True)
-        ipvs.put(other, anew=False)
+        new = []
+        old = {key: server for key, server in wanted.items() if key in self.held}
+        for key in wanted:
+            if key in old:
+                continue
+            server, reals = wanted[key], list(wanted[key].reals)
+            # The schedulers begin with the first one: not the same on all nodes, nor for all services.
+            random.shuffle(reals)
+            new.append((key, server.service, reals))
+            self.held[key] = Held(server.service, server.drains, dict.fromkeys(reals, 1))
+        ipvs.add(new)
+        ipvs.put(
+            {key: server.service for key, server in old.items() if server.service != self.held[key].service}, anew=False
+        )
         come: list[tuple[Key, Real, int]] = []
         back: list[tuple[Key, Real, int]] = []
-        for key, server in wanted.items():
-            held = self.held.setdefault(key, Held(server.service, server.drains))
+        for key, server in old.items():
+            held = self.held[key]
             held.service, held.drains = server.service, server.drains
-            reals = server.reals
-            if key in new:
-                # The schedulers begin with the first one: not the same on all nodes, nor for all services.
-                random.shuffle(reals)
-            for real in reals:
+            for real in server.reals:
                 if held.weights.get(real) != 1:
                     (back if real in held.weights else come).append((key, real, 1))
                     held.weights[real] = 1

@@ -11,7 +11,7 @@ import errno
 import re
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -145,6 +145,15 @@ class Ipvs:
                 load = Load(weight, active + inactive, method & _METHODS == _MASQUERADING)
                 reals[Real(_unpacked(key.family, fields[_REAL_ADDRESS]), port)] = load
         return reals
+
+    def add(self, servers: Iterable[tuple[Key, Service, Iterable[Real]]]) -> None:
+        """New ones, each with its real servers, of weight 1, right behind it: without any it refuses who comes."""
+        self._send(message for key, service, reals in servers for message in self._addition(key, service, reals))
+
+    def _addition(self, key: Key, service: Service, reals: Iterable[Real]) -> Iterator[Message]:
+        yield self._message(_NEW_SERVICE, _described(key, service))
+        for real in reals:
+            yield self._message(_NEW_REAL, _named(key) + _weighed(key, real, 1))
 
     def put(self, services: dict[Key, Service], *, anew: bool) -> None:
         """``anew``: make them; otherwise they are there and become so."""

@@ -23,6 +23,7 @@ from tests.conformance.manifests import Object
 
 DROPPED_AFTER_S = 0.4
 _PATIENCE_S = float(os.environ.get("PYPROXY_PATIENCE", "10"))  # more in a kernel that is slow
+_ANSWER_S = 0.3 * _PATIENCE_S
 _SENTINEL = 254
 TOKEN = "conformance"
 _MODES = ("iptables", "ipvs", "nftables")  # those that have a section in the configuration
@@ -188,7 +189,7 @@ class Cluster:
     def ask(self, who: str, number: int, kind: str, family: str, protocol: str = "TCP") -> Answer:
         """One request to a frontend of service ``number``."""
         address, port = manifests.target(number, kind, family, protocol)
-        return ask(self.host(who), address, port, protocol, timeout=3.0)
+        return ask(self.host(who), address, port, protocol, timeout=_ANSWER_S)
 
     def pods_of(self, times: int, *request: Any) -> set[str]:
         """Which pods answer ``times`` requests like `ask`'s."""
