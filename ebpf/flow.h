@@ -13,7 +13,8 @@
 
 #define SECOND 1000000000ull
 #define UDP_SECONDS 120 /* of silence, after which a flow of datagrams is over */
-#define RESTS_SECONDS 2	/* before a port is used for another flow */
+#define SILENT_SECONDS 30 /* of silence, after which its port may be another's, if ports are few */
+#define RESTS_SECONDS 2 /* the same if there are none */
 #define PORT_TRIES 16
 
 static __always_inline struct address own_address(struct config *node, bool v4)
@@ -180,20 +181,24 @@ static __always_inline void vacate(struct packet *packet)
 	}
 }
 
-/* A port that a flow had which is over. */
-static __always_inline bool take_over(struct tuple *answer, struct flow *back)
+/* A port that a flow had which is over, or which says nothing: that flow is forgotten whole. */
+static __always_inline bool take_over(struct tuple *answer, struct flow *back, u64 seconds)
 {
 	struct flow *before = flows.lookup(answer);
+
+	if (!before || back->seen - before->seen < seconds * SECOND)
+		return false;
+
+	struct backend client = before->to;
 	struct tuple out = turned(answer, HOOK_EGRESS);
 
-	if (!before)
+	out.source = client.address;
+	out.source_port = client.port;
+	if (answer->protocol == IPPROTO_TCP && !is_over(&out))
 		return false;
-	if (back->seen - before->seen < RESTS_SECONDS * SECOND)
-		return false;
-	out.source = before->to.address;
-	out.source_port = before->to.port;
-	if (answer->protocol == IPPROTO_UDP ? back->seen - before->seen < UDP_SECONDS * SECOND : !is_over(&out))
-		return false;
+	/* What this very client had is written anew anyway. */
+	if (client.port != back->to.port || !is_same(&client.address, &back->to.address))
+		forget(answer, &client);
 	flows.update(answer, back);
 	return true;
 }
@@ -210,6 +215,7 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 		.seen = bpf_ktime_get_ns(),
 	};
 	u32 random = bpf_get_prandom_u32();
+	bool udp = packet->tuple.protocol == IPPROTO_UDP;
 
 	if (!node || !node->ports)
 		return false;
@@ -221,7 +227,9 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 	for (int i = 0; i < PORT_TRIES; i++) {
 		/* One after the other near the first, so that ports are used up evenly. */
 		answer.destination_port = bpf_htons(node->first_port + (random + i) % node->ports);
-		if (!flows.insert(&answer, &back) || take_over(&answer, &back)) {
+		/* Of datagrams rather one that has been silent for long. */
+		if (!flows.insert(&answer, &back) ||
+		    take_over(&answer, &back, udp && i < PORT_TRIES / 2 ? SILENT_SECONDS : RESTS_SECONDS)) {
 			flow->to.address = answer.destination;
 			flow->to.port = answer.destination_port;
 			return true;

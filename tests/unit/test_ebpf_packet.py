@@ -328,6 +328,27 @@ def test_each_masqueraded_client_gets_a_port_of_its_own_until_there_is_none(bpf:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_port_is_given_again_when_nobody_uses_it(bpf: World, protocol: int, has_ended: bool) -> None:
+    """Of a connection that is over, or of datagrams that none followed; the flow that had it is forgotten whole."""
+    bpf.write(route(4, protocol), ports=1)
+    first = packet(4, protocol)
+    got = bpf.through(first)
+    if has_ended:
+        bpf.through(replace(first, flags=RST))
+    later = replace(first, source_port=40001)
+    assert bpf.run("egress", bpf.run("ingress", later.bytes())[1])[0] == DROP
+    aged = {way: flow._replace(seen=flow.seen - 3) for way, flow in bpf.flows().items()}
+    syscall.update(bpf.store.maps["flows"], {way.packed(): flow.packed() for way, flow in aged.items()})
+    if protocol == TCP and not has_ended:
+        assert bpf.run("egress", bpf.run("ingress", later.bytes())[1])[0] == DROP
+        return
+    assert bpf.through(later).source_port == got.source_port
+    assert not [way for way in bpf.flows() if 40000 in (way.source_port, way.destination_port)]
+    assert bpf.through(got.turned(flags=SYN | ACK)).destination_port == 40001
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_while_it_retires_it_takes_on_nothing_new(bpf: World, protocol: int) -> None:
     bpf.write(route(4, protocol))
     sent = packet(4, protocol)
