@@ -116,7 +116,8 @@ class Plan:
             (self._id(known.get(ROLES[0])), self._id(known.get(ROLES[1])), self._id(known.get(ROLES[2]))),
             self._id(known.get("guard")),
         )
-        before = (self._pool(pool, number) for pool, number in zip(route.pools, ids.pools, strict=True))
+        # Equal pools had one number together, and so one order.
+        before = (self._pool(pool, known.get(role, 0)) for role, pool in zip(ROLES, route.pools, strict=True))
         internal, external, short_circuit = before
         return _Written(
             route.in_places_of(
