@@ -26,9 +26,9 @@ logger = logging.getLogger("pyproxy")
 _EXPECTED = (PathError, BadConfiguration, NoSource, PortTaken, NoAnswer, ModeError, modes.UnknownMode, TimeoutError)
 """What a user can do something about; the messages say what."""
 
-AUTO_ORDER = ("nftables", "ebpf", "ipvs", "iptables", "userspace")
+AUTO_ORDER = ("nftables", "ipvs", "iptables", "ebpf", "userspace")
 """Which mode ``auto`` takes: the first of these that is installed and that this kernel can run. ebpf mode has to prove
-itself for longer before it goes first."""
+itself before it goes first."""
 
 
 _SIZES = (10, 1_000, 10_000)
