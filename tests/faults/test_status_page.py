@@ -104,7 +104,8 @@ def page(stage: Page) -> Iterator[Page]:
 
 
 def test_its_figures_are_those_of_the_cluster(page: Page) -> None:
-    assert (page.text("services"), page.text("endpoints"), page.text("routes")) == ("5", "66", "17")
+    for figure, count in (("services", "5"), ("endpoints", "66"), ("routes", "17")):
+        page.reads(figure, count)
     assert (page.text("node"), page.text("mode"), page.text("version")) == ("node-1", "nftables", __version__)
     assert page.text("count") == "17 of 17 routes"
     page.reads("verdict", SYNCED)
