@@ -123,8 +123,7 @@ class Proxy:
             self._controller.stop()
 
         threading.excepthook = give_up  # a proxy that hears or cleans up no more must be started anew
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._controller.stop())
+        self._stop_on_signals()
         gc.disable()  # see _Collector
         # So that a sync gets the interpreter at once while another thread reads conntrack's flows or answers.
         sys.setswitchinterval(0.0005)
@@ -140,6 +139,21 @@ class Proxy:
         self._server.stop()
         logger.info("stopped; the kernel keeps forwarding")
         return 1 if died else 0
+
+    def _stop_on_signals(self) -> None:
+        """Also if one comes as the main thread is about to wait: Python calls its handler only when that runs again,
+        which may be a sync period later. What the interpreter itself does at once is to write into the descriptor."""
+        ears, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        signal.set_wakeup_fd(self._mouth.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._controller.stop())
+
+        def hear() -> None:
+            ears.recv(1)
+            self._controller.stop()
+
+        self._start("signals", hear)
 
     def reconfigure(self, configuration: Configuration) -> None:
         """From any thread: apply what can be applied, or stop, so that whoever started this process starts it anew."""

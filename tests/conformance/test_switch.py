@@ -92,7 +92,9 @@ def test_modes_take_over_from_each_other_under_load(
             assert answers(established) != is_lost
     # Each load has one request open at a time.
     failures = [load.failures for load in (inside, outside, datagrams)]
-    assert all(len(some) <= is_lost for some in failures), failures
+    with_endpoints = 3 * known(mode).datagrams_lost_with_an_endpoint  # all of which go at once
+    allowed = (is_lost, is_lost, is_lost * (1 + with_endpoints))
+    assert all(len(some) <= most for some, most in zip(failures, allowed, strict=True)), failures
     assert {answer.pod for answer in inside.answers} == {"pod-2", "pod-3", "pod-4"}
     own.delete("switch")
 

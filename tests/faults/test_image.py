@@ -66,7 +66,7 @@ def test_it_serves_with_what_the_overlay_grants_and_no_more(
             line for line in Path(f"/proc/{proxy.pid}/mounts").read_text().splitlines() if line.split()[1] == "/"
         )
         proxy.terminate()
-        assert proxy.wait(timeout=60) == 0
+        assert proxy.wait(timeout=10) == 0
         lab.node.namespace.run([f"iptables-{flavour}", "-t", "nat", "-N", "KUBE-SERVICES"])  # kube-proxy serves again
         way_back = image.container(["cleanup"], EXAMPLES, **of_overlay("", tmp_path))
         said = lab.node.namespace.run(way_back).stdout.decode()

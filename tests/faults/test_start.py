@@ -1,11 +1,13 @@
 """What keeps the proxy from starting: one clear sentence and a status that is not 0."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from bench.lab import Lab
+from tests.conformance.cluster import until
 from tests.faults.commands import is_one_sentence, pyproxy
 
 KUBEADM = Path(__file__).parents[1] / "unit" / "data" / "kubeadm-config.conf"
@@ -124,3 +126,22 @@ def test_help_teaches(lab: Lab, command: str) -> None:
     done = pyproxy(lab, *command.split(), "--help")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) > 4
+
+
+def test_it_stops_though_its_main_thread_hears_no_signal(lab: Lab, tmp_path: Path) -> None:
+    """As it does when one comes just before it waits."""
+    program = (
+        "import signal, sys, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(99,), daemon=True).start()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "from pyproxy import command\n"
+        "sys.exit(command.main(sys.argv[1:]))"
+    )
+    log = tmp_path / "log"
+    examples = Path(__file__).parents[2] / "examples"
+    flags = ["--manifests", str(examples), "--mode", "nftables", "--hostname-override", "node-1"]
+    with log.open("wb") as out:
+        proxy = lab.node.namespace.start([sys.executable, "-c", program, "run", *flags], stdout=out, stderr=out)
+    until(lambda: "reconciled" in log.read_text(), lambda: log.read_text())
+    proxy.terminate()
+    assert proxy.wait(timeout=10) == 0
