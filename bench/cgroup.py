@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from ebpf import cgroup
+
 Result = TypeVar("Result")
 
 _EMPTIES_S = 5.0
@@ -65,8 +67,7 @@ def sweep(prefix: str) -> None:
 
 def _own() -> Path | None:
     """This process's cgroup."""
-    mounts = (line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines())
-    root = next((Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2"), None)
+    root = cgroup.root()
     of_process = Path("/proc/self/cgroup").read_text().splitlines()
     inside = next((line[len("0::/") :] for line in of_process if line.startswith("0::/")), None)
     if root is None or inside is None or not os.access(root / inside, os.W_OK):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ebpf import layout
 from modes.ebpf.site import Site
-from pyproxy.table import IP, Host, OnEmpty, Pool, Route, Scope, contains, family_of
+from pyproxy.table import IP, Host, OnEmpty, Pool, Route, Scope, family_of
 
 
 class Key(NamedTuple):
@@ -114,4 +114,4 @@ def _service(
 
 
 def _lets_in(route: Route, source: IP | None) -> bool:
-    return source is not None and any(contains(prefix, source) for prefix in route.allowed_sources or ())
+    return source is not None and route.lets_in([source])
