@@ -58,7 +58,7 @@ class Series:
 
     def of_each_round(self, share: float) -> list[int]:
         """The quantile of each round by itself."""
-        return [samples[min(len(samples) - 1, int(share * len(samples)))] for samples in self._rounds]
+        return [samples[_rank(share, len(samples))] for samples in self._rounds]
 
     def quantile(self, share: float) -> Callable[[Rounds], float]:
         """The median over rounds of what each says; what a round can't say, of all their samples together."""
@@ -74,14 +74,15 @@ class Series:
         return lambda rounds: self._of_all(share, rounds) / to._of_all(share, rounds)
 
     def _of_all(self, share: float, rounds: Rounds) -> float:
-        """Walks down from the largest sample until so many are passed as lie beyond."""
+        """Walks down from the largest sample to the one of that rank."""
         times = [0] * len(self._rounds)
         for number in rounds:
             times[number] += 1
-        left = (1 - share) * sum(len(self._rounds[number]) for number in rounds)
+        count = sum(len(self._rounds[number]) for number in rounds)
+        left = count - _rank(share, count)
         for sample, number in self._descending:
             left -= times[number]
-            if left < -_EPSILON:
+            if left <= 0:
                 return sample
         raise ValueError("there are no samples")
 
@@ -100,6 +101,11 @@ def resolution(control: Estimate) -> float:
 def is_told_apart(ratio: Estimate, resolution: float) -> bool:
     """Whether it is another than 1 by more than chance: the whole interval is beyond what the control's reaches."""
     return ratio.low > 1 + resolution or ratio.high < 1 / (1 + resolution)
+
+
+def _rank(share: float, count: int) -> int:
+    """Which of so many samples in order is the quantile, from 0."""
+    return min(count - 1, int(share * count + _EPSILON))
 
 
 def _median_of(values: Sequence[float]) -> Callable[[Rounds], float]:

@@ -117,11 +117,7 @@ class LatencyBench:
         with ExitStack() as stack:
             contestants = self._gather(stack, step)
             client, server = processors()
-            listeners = []
-            for one in contestants:
-                listeners.append(Listener(place_of(one.host("pod-2")), self._ports))
-                listeners.append(Listener(place_of(one.host("pod-3")), self._ports[:1]))
-            stack.enter_context(Echo(server, listeners))
+            stack.enter_context(Echo(server, self.listeners(contestants)))
             prober = stack.enter_context(Prober(client))
             step("warming up")
             self._warm_up(prober, contestants)
@@ -135,6 +131,11 @@ class LatencyBench:
                     one.check()
                 except NotServing as error:
                     self._drop(one, str(error), contestants)
+
+    def listeners(self, contestants: Sequence[Contestant]) -> list[Listener]:
+        """Who answers: in each lab the endpoints, and another pod for the bystander."""
+        pods = (("pod-2", self._ports), ("pod-3", self._ports[:1]))
+        return [Listener(place_of(one.host(pod)), ports) for one in contestants for pod, ports in pods]
 
     @property
     def _ports(self) -> list[int]:
@@ -150,7 +151,7 @@ class LatencyBench:
             stack.enter_context(one)
             contestants.append(one)
             try:
-                one.serve(self._objects(one))
+                one.serve(self.objects(one))
             except NotServing as error:
                 self._drop(one, str(error), contestants)
         return contestants
@@ -163,7 +164,7 @@ class LatencyBench:
         for cell in [cell for cell in self.result.samples if cell.contestant == one.name]:
             del self.result.samples[cell]
 
-    def _objects(self, one: Contestant) -> list[dict[str, Any]]:
+    def objects(self, one: Contestant) -> list[dict[str, Any]]:
         """The Service that is measured, and a load of others that nobody contacts."""
         load = synthetic.load(self.result.services - 1, self.result.endpoints)
         services = [thing for thing in load if thing["kind"] == "Service"]
