@@ -151,7 +151,7 @@ class LatencyBench:
             stack.enter_context(one)
             contestants.append(one)
             try:
-                one.serve(self.objects(one))
+                one.serve(self.objects(one.host("pod-2").ipv4))
             except NotServing as error:
                 self._drop(one, str(error), contestants)
         return contestants
@@ -164,14 +164,14 @@ class LatencyBench:
         for cell in [cell for cell in self.result.samples if cell.contestant == one.name]:
             del self.result.samples[cell]
 
-    def objects(self, one: Contestant) -> list[dict[str, Any]]:
-        """The Service that is measured, and a load of others that nobody contacts."""
+    def objects(self, pod: str) -> list[dict[str, Any]]:
+        """The Service that is measured, with ports of ``pod`` as its endpoints, and a load that nobody contacts."""
         load = synthetic.load(self.result.services - 1, self.result.endpoints)
         services = [thing for thing in load if thing["kind"] == "Service"]
         for service, port in zip(services[::_ONE_NODE_PORT_IN], _LOAD_NODE_PORTS, strict=False):
             service["spec"]["type"] = "NodePort"
             service["spec"]["ports"][0]["nodePort"] = port
-        return load + _measured(one.host("pod-2").ipv4, self._ports)
+        return load + _measured(pod, self._ports)
 
     def _warm_up(self, prober: Prober, contestants: list[Contestant]) -> None:
         """As many connections as were asked for, in turns, and a round that does not count."""
@@ -207,12 +207,13 @@ class LatencyBench:
 
     def _sample(self, prober: Prober, one: Contestant, cell: Cell, count: int) -> Samples:
         way = next(way for way in WAYS if way.name == cell.way)
+        return prober.measure(place_of(one.host(way.who)), cell.measure, self.targets(one, way), count)
+
+    def targets(self, one: Contestant, way: Way) -> list[Target]:
+        """The Service, or where nobody goes through it, what is behind it."""
         if way.through and one.has_proxy:
-            targets = [way.through]
-        else:
-            ports = self._ports if way.through else self._ports[:1]
-            targets = [(one.host(way.pod).ipv4, port) for port in ports]
-        return prober.measure(place_of(one.host(way.who)), cell.measure, targets, count)
+            return [way.through]
+        return [(one.host(way.pod).ipv4, port) for port in (self._ports if way.through else self._ports[:1])]
 
     def _shuffled(self, things: Sequence[Any]) -> list[Any]:
         return self._random.sample(things, len(things))

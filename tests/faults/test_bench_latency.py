@@ -116,23 +116,26 @@ def test_who_answers_nobody_falls_out() -> None:
     assert {cell.contestant for cell in bench.result.samples} == {FLOOR, CONTROL}
 
 
-def test_the_service_is_the_proxys_and_the_floor_has_none() -> None:
+@pytest.mark.parametrize("contender", [None, Contender("nftables")], ids=["floor", "nftables"])
+def test_the_service_is_the_proxys_and_the_floor_has_none(contender: Contender | None) -> None:
     """So what is measured goes through the proxy: without one, nobody answers there."""
-    for way in WAYS[:2]:
-        for contender, answers in ((None, False), (Contender("nftables"), True)):
-            bench = LatencyBench([], 1, 2, Plan(1, 1, 1, 1))
-            with Contestant("one", contender) as one:
-                one.serve(bench.objects(one))
+    bench = LatencyBench([], 1, 2, Plan(1, 1, 1, 1))
+    client, server = processors()
+    with Contestant("one", contender) as one:
+        one.serve(bench.objects(one.host("pod-2").ipv4))
+        with Echo(server, bench.listeners([one])), Prober(client) as prober:
+            for way in WAYS[:2]:
                 assert way.through is not None
-                client, server = processors()
-                with Echo(server, bench.listeners([one])), Prober(client) as prober:
-                    samples = prober.measure(place_of(one.host(way.who)), "request", [way.through], 20)
-            assert (len(samples.ns) == 20, bool(samples.failures)) == (answers, not answers)
+                samples = prober.measure(place_of(one.host(way.who)), "request", [way.through], 20)
+                assert (len(samples.ns), bool(samples.failures)) == ((20, False) if contender else (0, True))
+                straight = [(one.host("pod-2").ipv4, port) for port in (9000, 9001)]
+                assert bench.targets(one, way) == ([way.through] if contender else straight)
+            assert bench.targets(one, WAYS[2]) == [(one.host("pod-3").ipv4, 9000)]
 
 
 def test_a_proxy_that_ends_is_noticed() -> None:
     with Contestant("one", Contender("nftables")) as one:
-        one.serve(LatencyBench([], 1, 1, Plan(1, 1, 1, 1)).objects(one))
+        one.serve(LatencyBench([], 1, 1, Plan(1, 1, 1, 1)).objects(one.host("pod-2").ipv4))
         one.check()
         assert one._subject is not None
         one._subject.stop(signal.SIGKILL)
