@@ -7,6 +7,7 @@ draws, and ratios round by round, so that what slows a whole round down cancels 
 
 import random
 import statistics
+from array import array
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class Series:
     """The samples of one thing that was measured, round by round."""
 
     def __init__(self, rounds: Sequence[Sequence[int]]) -> None:
-        self._rounds = [sorted(samples) for samples in rounds]
+        self._rounds = [array("q", sorted(samples)) for samples in rounds]
 
     def has(self, share: float) -> bool:
         """Whether there are enough samples for that quantile; not if any round has none."""
@@ -80,17 +81,18 @@ class Series:
             times[number] += 1
         count = sum(len(self._rounds[number]) for number in rounds)
         left = count - _rank(share, count)
-        for sample, number in self._descending:
+        for sample, number in zip(*self._descending, strict=True):
             left -= times[number]
             if left <= 0:
                 return sample
         raise ValueError("there are no samples")
 
     @cached_property
-    def _descending(self) -> list[tuple[int, int]]:
-        """All samples, each with the number of its round."""
-        every = [(sample, number) for number, samples in enumerate(self._rounds) for sample in samples]
-        return sorted(every, reverse=True)
+    def _descending(self) -> "tuple[array[int], array[int]]":
+        """All samples, and the number of the round that each is of."""
+        pairs = ((sample, number) for number, samples in enumerate(self._rounds) for sample in samples)
+        every = sorted(pairs, reverse=True)
+        return array("q", [sample for sample, _ in every]), array("q", [number for _, number in every])
 
 
 def resolution(control: Estimate) -> float:

@@ -7,6 +7,7 @@ what the machine does meanwhile hits all of them alike. docs/benchmarking.md say
 
 import itertools
 import random
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -86,7 +87,7 @@ class LatencyResult:
     """Who fell out, and why."""
     rounds: int = 0
     """That are complete."""
-    samples: dict[Cell, list[list[int]]] = field(default_factory=dict)
+    samples: dict[Cell, list["array[int]"]] = field(default_factory=dict)
     """In ns, by round."""
     failures: dict[Cell, Counter[str]] = field(default_factory=dict)
     """Conversations that came to nothing, by error."""
@@ -199,7 +200,7 @@ class LatencyBench:
         nothing = prober.measure(place_of(contestants[0].host("pod-1")), NOTHING, [("0.0.0.0", 0)], self._plan.samples)  # noqa: S104
         with held():  # a round is there as a whole, or not at all
             for cell, samples in found.items():
-                self.result.samples.setdefault(cell, []).append(samples.ns)
+                self.result.samples.setdefault(cell, []).append(array("q", samples.ns))
                 self.result.failures.setdefault(cell, Counter()).update(samples.failures)
                 self.result.preempted += samples.preempted
             self.result.client_ns += nothing.ns

@@ -40,6 +40,10 @@ class LatencyFigures:
     def relaying_here(self) -> list[str]:
         return [name for name in self.modes if name in self._relaying]
 
+    def compute(self) -> None:
+        """What takes seconds; else whoever asks first waits for it."""
+        _ = self.cells
+
     @cached_property
     def cells(self) -> dict[Cell, Figure]:
         return {cell: self._figure(cell) for cell in self._series}

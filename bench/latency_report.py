@@ -44,7 +44,12 @@ def report(benches: Sequence[LatencyBench], plan: Plan, skipped: Mapping[str, st
     status = _measure(benches)
     relaying = frozenset(name for name in modes.names() if modes.load(name).ends_connections)
     measured = [LatencyFigures(bench.result, relaying) for bench in benches if bench.result.rounds]
+    if not measured:
+        print("pyproxy: nothing was measured", file=sys.stderr)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    with Console(stderr=True).status("computing intervals"):
+        for figures in measured:
+            figures.compute()
     for figures in measured:
         console.print(_quantiles(figures))
     for figures in measured:
@@ -55,7 +60,7 @@ def report(benches: Sequence[LatencyBench], plan: Plan, skipped: Mapping[str, st
         for name, why in bench.result.failed.items():
             print(f"pyproxy: {name} fell out at {_size(bench)}: {why}", file=sys.stderr)
             status = status or 1
-    if json_file is not None:
+    if json_file is not None and measured:
         whole = {
             "format": FORMAT,
             "version": VERSION,
@@ -88,7 +93,7 @@ def _measure(benches: Sequence[LatencyBench]) -> int:
 
                 bench.measure(step)
         except KeyboardInterrupt:
-            print("pyproxy: interrupted; what follows is of the rounds until then", file=sys.stderr)
+            print("pyproxy: interrupted; what counts are the rounds until then", file=sys.stderr)
             return _INTERRUPTED
         except ChildProcessError as error:
             print(f"pyproxy: {error}", file=sys.stderr)
@@ -235,7 +240,7 @@ def _as_json(figures: LatencyFigures) -> dict[str, Any]:
                 "ratios": _estimates(figure.ratios),
                 "differs": figure.differs,
                 "failures": dict(result.failures[cell]),
-                "samples_ns": result.samples[cell],
+                "samples_ns": [list(samples) for samples in result.samples[cell]],
             }
             for cell, figure in figures.cells.items()
         ],

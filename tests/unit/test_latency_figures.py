@@ -1,6 +1,7 @@
 """What is concluded from samples, and what is not."""
 
 import random
+from array import array
 from collections import Counter
 
 import pytest
@@ -28,7 +29,7 @@ def figures(rounds: int = 20, samples: int = 50, noise: float = 1.0, **times: fl
             result.samples[cell] = []
             for _ in range(rounds):
                 level = times.get(contestant, 100.0) + draws.gauss(0, noise)
-                result.samples[cell].append([int(1000 * (level + draws.random())) for _ in range(samples)])
+                result.samples[cell].append(array("q", (int(1000 * (level + draws.random())) for _ in range(samples))))
     return LatencyFigures(result, frozenset({"relay"}))
 
 
@@ -49,7 +50,9 @@ def test_a_noisy_control_hides_what_the_same_difference_showed() -> None:
     """A run in which the two paths without a proxy differ by a tenth can't tell a difference of a twentieth."""
     quiet, noisy = figures(one=100, other=105), figures(one=100, other=105)
     for cell in [cell for cell in noisy.result.samples if cell.contestant == CONTROL]:
-        noisy.result.samples[cell] = [[int(1.1 * ns) for ns in samples] for samples in noisy.result.samples[cell]]
+        noisy.result.samples[cell] = [
+            array("q", (int(1.1 * ns) for ns in samples)) for samples in noisy.result.samples[cell]
+        ]
     noisy = LatencyFigures(noisy.result, frozenset())
     assert quiet.fastest("cluster-ip", "connect") == ["one"]
     assert noisy.fastest("cluster-ip", "connect") == ["one", "other"]
@@ -82,7 +85,7 @@ def test_a_relay_does_not_compete_where_it_answers_itself() -> None:
 def test_what_failed_for_a_whole_round_has_no_figures() -> None:
     told = figures(one=110, other=120)
     cell = Cell("one", "cluster-ip", "connect")
-    told.result.samples[cell][3] = []
+    told.result.samples[cell][3] = array("q")
     told = LatencyFigures(told.result, frozenset())
     assert told.cells[cell].quantiles_ns == told.cells[cell].ratios == {}
     assert told.fastest("cluster-ip", "connect") == ["other"]
