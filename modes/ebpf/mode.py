@@ -87,7 +87,7 @@ class EbpfMode:
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
-        self._write(Change(put, there.keys() - wanted.keys()))
+        self._write(Change(put, there.keys() - wanted.keys(), put.keys() & there.keys()))
         # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
@@ -112,18 +112,25 @@ class EbpfMode:
             if size > layout.MAPS[name].entries:
                 raise ModeError(f"the map {name} holds {layout.MAPS[name].entries} entries, and it takes {size}")
         self._remove_late()
-        for name in _PUT_ORDER:
-            some = {key.key: value for key, value in change.put.items() if key.map == name}
+        shown = change.shown()
+        self._put({key: value for key, value in change.put.items() if key not in shown}, _PUT_ORDER)
+        self._delete(change.gone, ("addresses", "services"))
+        self._put(shown, ("services", "backends"))
+        self._delete(change.gone, ("members", "sources", "pods"))
+        # Now that nobody counts them.
+        self._late.update(dict.fromkeys((key.key for key in change.gone if key.map == "backends"), time.monotonic()))
+
+    def _put(self, entries: Entries, order: tuple[str, ...]) -> None:
+        for name in order:
+            some = {key.key: value for key, value in entries.items() if key.map == name}
             syscall.update(self._maps[name], some)
             if name == "backends":
                 for key in some:
                     self._late.pop(key, None)
-        for name in reversed(_PUT_ORDER):
-            gone = [key.key for key in change.gone if key.map == name]
-            if name == "backends":
-                self._late.update(dict.fromkeys(gone, time.monotonic()))
-            else:
-                syscall.delete(self._maps[name], gone)
+
+    def _delete(self, gone: AbstractSet[Key], order: tuple[str, ...]) -> None:
+        for name in order:
+            syscall.delete(self._maps[name], [key.key for key in gone if key.map == name])
 
     def _remove_late(self) -> None:
         now = time.monotonic()
