@@ -23,6 +23,7 @@ _LINK_CREATE, _LINK_UPDATE = 28, 29
 _COUNT_AT = 32
 """Where a batch tells how many of its entries are done."""
 _MEMORY_TRIES, _MEMORY_WAIT_S = 1000, 0.001
+_LOG_BYTES = 1 << 24  # what it says of a long program is cut off at the end, where its reason is
 _CHUNK = 4096
 """Entries that are read in one call, at least; more if the kernel's bucket is larger."""
 
@@ -51,10 +52,25 @@ def create_map(name: str, spec: MapSpec) -> int:
 
 
 def load_program(kind: int, attach: int, instructions: bytes, name: str) -> int:
-    """The file descriptor of a program that is written by hand."""
+    """The file descriptor."""
+    return _load(kind, attach, instructions, name, ctypes.create_string_buffer(0))
+
+
+def complaint(kind: int, attach: int, instructions: bytes) -> str:
+    """What the verifier has against a program; empty if it takes it, or says nothing."""
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    try:
+        os.close(_load(kind, attach, instructions, "", log))
+    except OSError:
+        return log.value.decode(errors="replace")
+    return ""
+
+
+def _load(kind: int, attach: int, instructions: bytes, name: str, log: ctypes.Array[ctypes.c_char]) -> int:
     code, license = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"Dual BSD/GPL")
     packed = struct.pack("=IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license))
-    packed += struct.pack("=IIQII16sII", 0, 0, 0, 0, 0, name.encode()[:15], 0, attach)
+    where = ctypes.addressof(log) if len(log) else 0
+    packed += struct.pack("=IIQII16sII", bool(where), len(log), where, 0, 0, name.encode()[:15], 0, attach)
     return _call(_PROG_LOAD, packed)
 
 
