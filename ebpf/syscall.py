@@ -19,9 +19,11 @@ _ATTRIBUTE_BYTES = 144
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
-_LINK_CREATE, _LINK_UPDATE = 28, 29
+_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 28, 29, 34
 _COUNT_AT = 32
 """Where a batch tells how many of its entries are done."""
+_OF_KIND_AT = 16
+"""Where the description of a link tells what only its kind has."""
 _MEMORY_TRIES, _MEMORY_WAIT_S = 1000, 0.001
 _LOG_BYTES = 1 << 24  # what it says of a long program is cut off at the end, where its reason is
 _CHUNK = 4096
@@ -86,13 +88,19 @@ def pinned(path: Path) -> int:
 
 
 def create_link(program: int, target: int, attach: int) -> int:
-    """The program runs beside others on the same hook for as long as the link is open or pinned."""
+    """The program runs beside others on the same hook for as long as the link is open or pinned. ``target``: the file
+    descriptor of a cgroup, or the index of a device."""
     return _call(_LINK_CREATE, struct.pack("=IIII", program, target, attach, 0))
 
 
 def update_link(link: int, program: int) -> None:
     """In one step: there is no moment without a program."""
     _call(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def detach_link(link: int) -> None:
+    """At once, where the last one to close it would have to wait. One whose device has vanished is no failure."""
+    _call(_LINK_DETACH, struct.pack("=I", link))
 
 
 def program_id(handle: int) -> int:
@@ -105,13 +113,15 @@ class LinkInfo:
     program: int
     """The id of the program that runs."""
     cgroup: int
-    """The id of the cgroup; 0 if that has been removed."""
+    """The id of the cgroup, if it is to one; 0 if that has been removed."""
+    device: int
+    """The index of the device, if it is to one; 0 if that has been removed."""
 
 
 def link_info(handle: int) -> LinkInfo:
-    """Of a link to a cgroup."""
-    _, _, program, _, cgroup, _ = struct.unpack_from("=IIIIQI", _info(handle))
-    return LinkInfo(program, cgroup)
+    _, _, program, _, cgroup = struct.unpack_from("=IIIIQ", info := _info(handle))
+    (device,) = struct.unpack_from("=I", info, _OF_KIND_AT)
+    return LinkInfo(program, cgroup, device)
 
 
 def map_spec(handle: int) -> MapSpec:

@@ -23,6 +23,8 @@ from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Tab
 _PUT_ORDER = ("pods", "sources", "backends", "members", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
 _PLANNED = frozenset(_PUT_ORDER)
+_COMES_AGAIN_S = 1.2
+"""TCP sends a SYN again after a second (RFC 6298)."""
 _NOBODY_READS_S = 1.0
 """After that long no program is at work any more that read an entry which is gone."""
 
@@ -92,7 +94,11 @@ class EbpfMode:
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
-        self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        were_stopped = self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        if were_stopped and not self._store.is_attached:
+            # Another mode may serve yet. What was lost comes again, and must find it doing so: the second SYN of a
+            # connection whose first one reached an endpoint.
+            time.sleep(_COMES_AGAIN_S)
         self._store.attach(self._group)
         self._write_config(0)
         self._sockets.check()
