@@ -1,7 +1,7 @@
-"""Compiles and loads programs with BCC: `python -m ebpf.compiler MAPS PROGRAMS`, two folders of pins.
+"""Compiles programs with BCC: `python -m ebpf.compiler MAPS`, the folder of their maps; prints what comes of it.
 
-In a process of its own, which ends as soon as the programs are pinned: BCC brings a compiler along, which takes 60 MiB
-that the proxy would never use again.
+In a process of its own, which ends then: BCC brings a compiler along, which takes 60 MiB that the proxy would never use
+again.
 """
 
 import importlib.util
@@ -22,21 +22,21 @@ def interpreter() -> str | None:
     return _DEBIAN if _OF_DEBIAN.exists() else None
 
 
-def main(maps: Path, programs: Path) -> None:
-    """The maps are there, the programs are put there. Ends with 1 and the reason on standard error."""
+def main(maps: Path) -> None:
+    """Ends with 1 and the reason on standard error."""
     os.environ["BCC_KERNEL_SOURCE"] = str(HERE)  # read as BCC compiles: see include/linux/kconfig.h
     from bcc import BPF
 
-    from ebpf import syscall
+    from ebpf.bytecode import Bytecode, dumped
     from ebpf.hook import HOOKS
+    from ebpf.layout import MAPS
 
     flags = [f"-I{folder}" for folder in _INCLUDE]
     sources = sorted({hook.source for hook in HOOKS.values()})
     # All at once: most of the time goes into what they have in common.
     bpf = BPF(text=f'#define PINS "{maps}"\n' + flattened(*sources), cflags=flags)
-    for name, hook in HOOKS.items():
-        function = bpf.load_func(name.encode(), hook.kind, attach_type=hook.attach or -1)
-        syscall.pin(function.fd, programs / name)
+    handles = {bpf[name].map_fd: name for name in MAPS}
+    print(dumped({name: Bytecode.of(bpf.dump_func(name.encode()), handles) for name in HOOKS}))
 
 
 def flattened(*sources: str) -> str:
@@ -54,4 +54,4 @@ def flattened(*sources: str) -> str:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    main(Path(sys.argv[1]))

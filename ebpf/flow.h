@@ -77,13 +77,28 @@ static __always_inline bool goes_on(struct flow *flow, struct packet *packet)
 	return false;
 }
 
+/* Whether answers come from where this packet goes to. Its client may have come to the same backend through another place
+ * since, and takes them from the last one only. */
+static __always_inline bool leads_back(struct flow *flow, struct tuple *tuple)
+{
+	struct tuple way = *tuple;
+	struct flow *back;
+
+	way.destination = flow->to.address;
+	way.destination_port = flow->to.port;
+	way = turned(&way, HOOK_EGRESS);
+	back = flows.lookup(&way);
+	return back && back->to.port == tuple->destination_port && is_same(&back->to.address, &tuple->destination);
+}
+
 /* The same for packets that come in: new connections, and datagrams, go to backends of today only. */
 static __always_inline bool holds(struct flow *flow, struct packet *packet)
 {
 	if (!(flow->flags & FLOW_TO_SERVICE))
 		return goes_on(flow, packet);
 	if (packet->tuple.protocol == IPPROTO_UDP)
-		return goes_on(flow, packet) && is_member(flow->pool, &flow->to);
+		return goes_on(flow, packet) && is_member(flow->pool, &flow->to) &&
+		       leads_back(flow, &packet->tuple);
 	if ((packet->tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return true;
 	return !(flow->flags & FLOW_ENDS) && is_member(flow->pool, &flow->to);
@@ -135,27 +150,45 @@ static __always_inline void remember(struct packet *packet, struct backend *back
 	flows.update(&out, &back);
 }
 
-/* All four entries of a flow, by the way of its answers to a port of this node. */
-static __always_inline void forget(struct tuple *answer, struct backend *client)
+/* All four entries of a flow, by the way from the client to the backend at egress. */
+static __always_inline void forget(struct tuple *out)
 {
-	struct tuple way = *answer;
-	struct flow *flow;
+	struct tuple way = turned(out, HOOK_EGRESS);
+	struct flow *flow = flows.lookup(&way);
+	struct backend to;
 
-	flows.delete(answer);
-	way.hook = HOOK_EGRESS;
-	way.destination = client->address;
-	way.destination_port = client->port;
-	flow = flows.lookup(&way);
 	if (flow) {
-		struct tuple there = turned(&way, HOOK_INGRESS);
-
-		there.destination = flow->to.address;
-		there.destination_port = flow->to.port;
-		flows.delete(&there);
+		to = flow->to;
+		flows.delete(&way);
+		way = *out;
+		way.hook = HOOK_INGRESS;
+		way.destination = to.address;
+		way.destination_port = to.port;
 		flows.delete(&way);
 	}
-	way = turned(&way, HOOK_EGRESS);
-	flows.delete(&way);
+	flow = flows.lookup(out);
+	if (flow) {
+		to = flow->to;
+		flows.delete(out);
+		way = turned(out, HOOK_INGRESS);
+		way.destination = to.address;
+		way.destination_port = to.port;
+		flows.delete(&way);
+	}
+}
+
+/*
+ * A datagram that goes on as it came: its client speaks to a backend by itself. If it came to it through a service before,
+ * with the same port, that is over: answers would be from a place that it does not ask any more.
+ */
+static __always_inline void part(struct packet *packet)
+{
+	struct tuple *out = &packet->tuple;
+	struct tuple way = turned(out, HOOK_EGRESS);
+
+	out->hook = HOOK_EGRESS;
+	if (out->protocol == IPPROTO_UDP && flows.lookup(&way))
+		forget(out);
 }
 
 /*
@@ -175,9 +208,12 @@ static __always_inline void vacate(struct packet *packet)
 	struct flow *flow = flows.lookup(&answer);
 
 	if (flow && !(flow->flags & FLOW_TO_SERVICE)) {
-		struct backend client = flow->to;
+		struct tuple out = packet->tuple;
 
-		forget(&answer, &client);
+		out.source = flow->to.address;
+		out.source_port = flow->to.port;
+		flows.delete(&answer);
+		forget(&out);
 	}
 }
 
@@ -198,7 +234,7 @@ static __always_inline bool take_over(struct tuple *answer, struct flow *back, u
 		return false;
 	/* What this very client had is written anew anyway. */
 	if (client.port != back->to.port || !is_same(&client.address, &back->to.address))
-		forget(answer, &client);
+		forget(&out);
 	flows.update(answer, back);
 	return true;
 }

@@ -99,6 +99,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 
 	switch (find(&to, &service)) {
 	case FOUND_NOTHING:
+		part(packet);
 		return TC_ACT_UNSPEC;
 	case FOUND_UNCLAIMED:
 		refuses = true;
@@ -165,8 +166,12 @@ int ingress(struct __sk_buff *skb)
 
 	struct config *node = config.lookup(&zero);
 
-	if (!node || node->flags & CONFIG_DRAINING)
+	if (!node)
 		return TC_ACT_UNSPEC;
+	if (node->flags & CONFIG_DRAINING) {
+		part(&packet);
+		return TC_ACT_UNSPEC;
+	}
 	return begin(skb, &packet, node);
 }
 

@@ -1,11 +1,13 @@
 """The maps and programs of this node: made or found again, and bound to their hooks."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from ebpf import cgroup, pins, syscall
+from ebpf import bytecode, cgroup, pins, syscall
+from ebpf.bytecode import Bytecode
 from ebpf.compiler import HERE, interpreter
 from ebpf.hook import HOOKS, SOCKET
 from ebpf.layout import MAPS
@@ -41,8 +43,15 @@ class Store:
         programs = self._folder / f"programs-{_PROGRAMS}"
         if not all((programs / name).exists() for name in HOOKS):
             pins.remove(programs)
+            compiled = bytecode.kept(_PROGRAMS)
+            if compiled.keys() != HOOKS.keys():
+                compiled = _compiled(self.folder)
+            loaded = {name: _loaded(name, compiled[name].bound(self.maps)) for name in HOOKS}
+            bytecode.keep(_PROGRAMS, compiled)
             programs.mkdir()
-            _compile(self.folder, programs)
+            for name, handle in loaded.items():
+                syscall.pin(handle, programs / name)
+            close(loaded)
         self.programs = {name: syscall.pinned(programs / name) for name in HOOKS}
 
     @property
@@ -139,11 +148,22 @@ def _opened(path: Path, name: str, spec: syscall.MapSpec) -> int:
     return handle
 
 
-def _compile(maps: Path, programs: Path) -> None:
-    command = [interpreter() or sys.executable, "-m", "ebpf.compiler", str(maps), str(programs)]
+def _compiled(maps: Path) -> dict[str, Bytecode]:
+    command = [interpreter() or sys.executable, "-m", "ebpf.compiler", str(maps)]
     done = subprocess.run(command, capture_output=True, timeout=_PATIENCE_S, check=False, cwd=HERE.parent)
     if done.returncode:
-        pins.remove(programs)
         said = done.stderr.decode(errors="replace").strip().splitlines()
         complaints = [line for line in said if "error:" in line] or said[-3:]
         raise BadProgram("; ".join(complaints[:3]) or f"exit status {done.returncode}")
+    return bytecode.read(done.stdout.decode())
+
+
+def _loaded(name: str, instructions: bytes) -> int:
+    hook = HOOKS[name]
+    try:
+        return syscall.load_program(hook.kind, hook.attach, instructions, name)
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise
+        said = syscall.complaint(hook.kind, hook.attach, instructions).strip().splitlines()[-3:]
+        raise BadProgram(f"{name}: {'; '.join(said) or error.strerror}") from error

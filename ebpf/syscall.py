@@ -19,10 +19,13 @@ _ATTRIBUTE_BYTES = 144
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
-_LINK_CREATE, _LINK_UPDATE = 28, 29
+_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 28, 29, 34
 _COUNT_AT = 32
 """Where a batch tells how many of its entries are done."""
+_OF_KIND_AT = 16
+"""Where the description of a link tells what only its kind has."""
 _MEMORY_TRIES, _MEMORY_WAIT_S = 1000, 0.001
+_LOG_BYTES = 1 << 24  # what it says of a long program is cut off at the end, where its reason is
 _CHUNK = 4096
 """Entries that are read in one call, at least; more if the kernel's bucket is larger."""
 
@@ -51,10 +54,25 @@ def create_map(name: str, spec: MapSpec) -> int:
 
 
 def load_program(kind: int, attach: int, instructions: bytes, name: str) -> int:
-    """The file descriptor of a program that is written by hand."""
+    """The file descriptor."""
+    return _load(kind, attach, instructions, name, ctypes.create_string_buffer(0))
+
+
+def complaint(kind: int, attach: int, instructions: bytes) -> str:
+    """What the verifier has against a program; empty if it takes it, or says nothing."""
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    try:
+        os.close(_load(kind, attach, instructions, "", log))
+    except OSError:
+        return log.value.decode(errors="replace")
+    return ""
+
+
+def _load(kind: int, attach: int, instructions: bytes, name: str, log: ctypes.Array[ctypes.c_char]) -> int:
     code, license = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"Dual BSD/GPL")
     packed = struct.pack("=IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license))
-    packed += struct.pack("=IIQII16sII", 0, 0, 0, 0, 0, name.encode()[:15], 0, attach)
+    where = ctypes.addressof(log) if len(log) else 0
+    packed += struct.pack("=IIQII16sII", bool(where), len(log), where, 0, 0, name.encode()[:15], 0, attach)
     return _call(_PROG_LOAD, packed)
 
 
@@ -70,13 +88,19 @@ def pinned(path: Path) -> int:
 
 
 def create_link(program: int, target: int, attach: int) -> int:
-    """The program runs beside others on the same hook for as long as the link is open or pinned."""
+    """The program runs beside others on the same hook for as long as the link is open or pinned. ``target``: the file
+    descriptor of a cgroup, or the index of a device."""
     return _call(_LINK_CREATE, struct.pack("=IIII", program, target, attach, 0))
 
 
 def update_link(link: int, program: int) -> None:
     """In one step: there is no moment without a program."""
     _call(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def detach_link(link: int) -> None:
+    """At once, where the last one to close it would have to wait. One whose device has vanished is no failure."""
+    _call(_LINK_DETACH, struct.pack("=I", link))
 
 
 def program_id(handle: int) -> int:
@@ -89,13 +113,15 @@ class LinkInfo:
     program: int
     """The id of the program that runs."""
     cgroup: int
-    """The id of the cgroup; 0 if that has been removed."""
+    """The id of the cgroup, if it is to one; 0 if that has been removed."""
+    device: int
+    """The index of the device, if it is to one; 0 if that has been removed."""
 
 
 def link_info(handle: int) -> LinkInfo:
-    """Of a link to a cgroup."""
-    _, _, program, _, cgroup, _ = struct.unpack_from("=IIIIQI", _info(handle))
-    return LinkInfo(program, cgroup)
+    _, _, program, _, cgroup = struct.unpack_from("=IIIIQ", info := _info(handle))
+    (device,) = struct.unpack_from("=I", info, _OF_KIND_AT)
+    return LinkInfo(program, cgroup, device)
 
 
 def map_spec(handle: int) -> MapSpec:

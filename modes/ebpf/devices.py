@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ebpf import layout, syscall
-from modes.ebpf import traffic_control
+from modes.ebpf import device_links
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attributes
 from pyproxy.table import IP
 
@@ -56,20 +56,24 @@ class Devices:
         self._map = -1
         self._watch: threading.Thread | None = None
 
-    def serve(self, programs: Mapping[str, int], map_of_devices: int, of_pods: tuple[str, ...]) -> None:
-        """``programs`` by hook, and the map ``devices``; ``of_pods``: names of those where pods come in."""
+    def serve(self, programs: Mapping[str, int], map_of_devices: int, of_pods: tuple[str, ...]) -> bool:
+        """``programs`` by hook, and the map ``devices``; ``of_pods``: names of those where pods come in.
+
+        Whether packets may have been lost, as devices were stopped for it.
+        """
         with self._lock:
             for handle in (*self._programs.values(), *([self._map] if self._map >= 0 else [])):
                 os.close(handle)
             # Of the watching thread's own: who calls may close its.
             self._programs = {hook: os.dup(handle) for hook, handle in programs.items()}
             self._map, self._of_pods = os.dup(map_of_devices), of_pods
-        self._refresh()
+        were_stopped = self._refresh()
         if self._watch is None:
             watched = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ROUTE)
             watched.bind((0, _GROUPS))
             self._watch = threading.Thread(target=self._run, args=(watched,), name="devices", daemon=True)
             self._watch.start()
+        return were_stopped
 
     def differences(self) -> Iterator[str]:
         """What is not as `serve` left it."""
@@ -78,20 +82,23 @@ class Devices:
             for index, device in listed(netlink).items():
                 if there.get(layout.number(index)) != here[index]:
                     yield f"the entry of {device.name} in the map devices is not as written"
-                if traffic_control.attached(netlink, index) != self._ids():
+                if device_links.attached(netlink, index) != self._ids():
                     yield f"the programs on {device.name} are not attached any more"
 
-    def _refresh(self) -> None:
+    def _refresh(self) -> bool:
         with self._lock, Netlink(ROUTE) as netlink:
             wanted = {layout.number(index): packed for index, packed in self._wanted(netlink).items()}
             there = dict(syscall.entries(self._map))
             syscall.update(self._map, {key: value for key, value in wanted.items() if there.get(key) != value})
-            ids = self._ids()
+            ids, were_stopped = self._ids(), False
             for key in wanted:
                 index = layout.read_number(key)
-                if traffic_control.attached(netlink, index) != ids:
-                    traffic_control.attach(netlink, index, self._programs)
+                if device_links.attached(netlink, index) != ids:
+                    were_stopped |= device_links.attach(netlink, index, self._programs)
+            for key in there.keys() - wanted.keys():
+                device_links.detach(netlink, layout.read_number(key))
             syscall.delete(self._map, there.keys() - wanted.keys())
+        return were_stopped
 
     def _wanted(self, netlink: Netlink) -> dict[int, bytes]:
         return {index: device.packed(self._of_pods) for index, device in listed(netlink).items()}
@@ -144,4 +151,4 @@ def detach_all() -> int:
     """Our programs from all devices that there are; how many had any. Raises OSError."""
     with Netlink(ROUTE) as netlink:
         indices = [index for index, _ in socket.if_nameindex()]
-        return sum(traffic_control.detach(netlink, index) for index in indices)
+        return sum(device_links.detach(netlink, index) for index in indices)

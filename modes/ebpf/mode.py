@@ -23,6 +23,8 @@ from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Tab
 _PUT_ORDER = ("pods", "sources", "backends", "members", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
 _PLANNED = frozenset(_PUT_ORDER)
+_COMES_AGAIN_S = 1.2
+"""TCP sends a SYN again after a second (RFC 6298)."""
 _NOBODY_READS_S = 1.0
 """After that long no program is at work any more that read an entry which is gone."""
 
@@ -87,12 +89,16 @@ class EbpfMode:
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
-        self._write(Change(put, there.keys() - wanted.keys()))
+        self._write(Change(put, there.keys() - wanted.keys(), put.keys() & there.keys()))
         # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
-        self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        were_stopped = self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        if were_stopped and not self._store.is_attached:
+            # Another mode may serve yet. What was lost comes again, and must find it doing so: the second SYN of a
+            # connection whose first one reached an endpoint.
+            time.sleep(_COMES_AGAIN_S)
         self._store.attach(self._group)
         self._write_config(0)
         self._sockets.check()
@@ -112,18 +118,25 @@ class EbpfMode:
             if size > layout.MAPS[name].entries:
                 raise ModeError(f"the map {name} holds {layout.MAPS[name].entries} entries, and it takes {size}")
         self._remove_late()
-        for name in _PUT_ORDER:
-            some = {key.key: value for key, value in change.put.items() if key.map == name}
+        shown = change.shown()
+        self._put({key: value for key, value in change.put.items() if key not in shown}, _PUT_ORDER)
+        self._delete(change.gone, ("addresses", "services"))
+        self._put(shown, ("services", "backends"))
+        self._delete(change.gone, ("members", "sources", "pods"))
+        # Now that nobody counts them.
+        self._late.update(dict.fromkeys((key.key for key in change.gone if key.map == "backends"), time.monotonic()))
+
+    def _put(self, entries: Entries, order: tuple[str, ...]) -> None:
+        for name in order:
+            some = {key.key: value for key, value in entries.items() if key.map == name}
             syscall.update(self._maps[name], some)
             if name == "backends":
                 for key in some:
                     self._late.pop(key, None)
-        for name in reversed(_PUT_ORDER):
-            gone = [key.key for key in change.gone if key.map == name]
-            if name == "backends":
-                self._late.update(dict.fromkeys(gone, time.monotonic()))
-            else:
-                syscall.delete(self._maps[name], gone)
+
+    def _delete(self, gone: AbstractSet[Key], order: tuple[str, ...]) -> None:
+        for name in order:
+            syscall.delete(self._maps[name], [key.key for key in gone if key.map == name])
 
     def _remove_late(self) -> None:
         now = time.monotonic()

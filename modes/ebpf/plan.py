@@ -11,12 +11,27 @@ from modes.ebpf.site import Site
 from pyproxy.table import Backend, Host, Pool, Route, RouteId, Scope, Table
 
 _LARGEST_ID = 1 << 32
+_OF_NODE_PORTS = frozenset(Key("addresses", address) for address in layout.ANY_ADDRESS.values())
 
 
 @dataclass(slots=True)
 class Change:
     put: Entries = field(default_factory=dict)
     gone: set[Key] = field(default_factory=set)
+    replaced: set[Key] = field(default_factory=set)
+    """Those of ``put`` that the maps hold already, with other values."""
+
+    def shown(self) -> Entries:
+        """What of ``put`` clients meet at addresses that they know already, in order: node ports, other new ports,
+        ports with other pools, other endpoints. Who sees any of it may take all that came with it for served."""
+        found = [
+            key
+            for key in self.put
+            if (key.map == "services" and (key in self.replaced or _address_of(key) not in self.put))
+            or (key.map == "backends" and key in self.replaced)
+        ]
+        found.sort(key=lambda key: (key in self.replaced, _address_of(key) not in _OF_NODE_PORTS))
+        return {key: self.put[key] for key in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +93,9 @@ class Plan:
                 after[Key("addresses", address)] = layout.number(new_bits)
             else:
                 self._bits.pop(address, None)
-        change = Change({k: v for k, v in after.items() if before.get(k) != v}, before.keys() - after.keys())
-        self.sizes.update(key.map for key in change.put if key not in before)
+        put = {key: value for key, value in after.items() if before.get(key) != value}
+        change = Change(put, before.keys() - after.keys(), put.keys() & before.keys())
+        self.sizes.update(key.map for key in put.keys() - change.replaced)
         self.sizes.subtract(key.map for key in change.gone)
         return change
 
@@ -162,6 +178,11 @@ class Plan:
             return pool
         mine = {layout.backend(backend.ip, backend.port): backend for backend in pool.backends}
         return Pool(tuple(mine.get(packed, _NOBODY) for packed in _in_order(slots)), pool.on_empty)
+
+
+def _address_of(key: Key) -> Key:
+    """Where the address of a place stands."""
+    return Key("addresses", layout.read_place(key.key)[0]) if key.map == "services" else key
 
 
 _NOBODY = Backend(ip="", port=0, is_local=False)  # type: ignore[arg-type]

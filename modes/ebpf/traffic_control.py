@@ -26,19 +26,22 @@ _ALL_PROTOCOLS = socket.htons(3)  # ETH_P_ALL
 _GONE = (errno.ENODEV, errno.ENOENT, errno.EINVAL)  # EINVAL: the device or its qdisc went
 
 
-def attach(netlink: Netlink, index: int, programs: Mapping[str, int]) -> None:
-    """In place of ours that are there. A device that has just vanished is no failure. Raises OSError."""
+def attach(netlink: Netlink, index: int, programs: Mapping[str, int]) -> bool:
+    """In place of ours that are there; whether the device was stopped, to get its clsact. One that has just vanished is
+    no failure. Raises OSError."""
     messages = [Message(_NEW_QDISC, _clsact(index), CREATE | EXCLUSIVE)]
     for hook, handle in programs.items():
         options = attribute(_PROGRAM, struct.pack("=I", handle)) + attribute(_NAME, _OUR_NAME)
         options += attribute(_FLAGS, struct.pack("=I", _DIRECT))
         payload = _filter(index, hook) + attribute(_KIND, b"bpf\0") + nested(_OPTIONS, options)
         messages.append(Message(_NEW_FILTER, payload, CREATE))
+    was_stopped = True
     for failure in netlink.send(messages):
         if failure.message.kind == _NEW_QDISC and failure.code == errno.EEXIST:
-            continue
-        if failure.code not in _GONE:
+            was_stopped = False
+        elif failure.code not in _GONE:
             raise OSError(failure.code, f"a device does not take programs: {failure.reason}")
+    return was_stopped
 
 
 def attached(netlink: Netlink, index: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from bench.ask import Answer, datagram, exchange, open_socket
 from bench.lab import Host, Lab
 from ebpf import layout, pins, syscall
 from ebpf.hook import SCHED_CLS
-from modes.ebpf import traffic_control
+from modes.ebpf import device_links, traffic_control
 from modes.ebpf.mode import EbpfMode
 from pyproxy import table
 from pyproxy.kernel.netlink import ROUTE, Netlink
@@ -174,7 +174,7 @@ def test_a_device_that_comes_later_is_served(cluster: Cluster) -> None:
 
 def _attached(lab: Lab, index: int) -> set[str]:
     with lab.node.namespace.entered(), Netlink(ROUTE) as netlink:
-        return set(traffic_control.attached(netlink, index))
+        return set(device_links.attached(netlink, index))
 
 
 @pytest.mark.parametrize("what", ["programs", "maps"])
@@ -222,6 +222,7 @@ def test_cleanup_removes_all_of_it_and_nothing_of_others() -> None:
         listed = lab.node.namespace.run(["tc", "filter", "show", "dev", "eth0", "ingress"]).stdout
         assert b"stranger" in listed
         assert b"pyproxy" not in listed
+        assert _attached(lab, eth0) == set()
 
 
 def _attach_stranger(netlink: Netlink, index: int, program: int) -> None:

@@ -1,7 +1,10 @@
 """After each change in a random history of a cluster the maps must hold what the table says, and no slot be missing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -10,11 +13,13 @@ from ebpf import layout, store, syscall
 from ebpf.layout import MAPS
 from modes.ebpf.mode import EbpfMode
 from pyproxy.host import HostOptions
+from pyproxy.objects import ServicePort
 from pyproxy.planner import Planner
 from pyproxy.store import Store
-from pyproxy.table import ModeError, Table
+from pyproxy.table import Host, ModeError, Table
 from tests.unit.histories import CLUSTER_CIDRS, Crowd
-from tests.unit.samples import THIS_NODE
+from tests.unit.samples import THIS_NODE, endpoint, endpoint_slice, service
+from tests.unit.samples import table as table_of
 
 STEPS, SEEDS = 40, 3
 Endpoints = dict[tuple[str, int, int], tuple[set[tuple[str, int]], set[tuple[str, int]]]]
@@ -53,6 +58,58 @@ def test_after_any_history_the_maps_hold_what_the_table_says(
             mode.sync(table, changed)
             assert mode.verify() == [], f"seed {seed}, step {step}"
             assert endpoints() == wanted(table), f"seed {seed}, step {step}"
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["everything", "changes"])
+def test_whoever_sees_a_known_service_change_sees_all_that_came_with_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    """So a process that is killed in the midst of a sync leaves nothing half done that others take for done."""
+    assert lab.cgroup is not None
+    host = Host(cgroup=str(lab.cgroup.path))
+    known = service("old", cluster_ips=("10.96.0.1",)), endpoint_slice(endpoint("10.244.0.1"), of="old")
+    goes = service("gone", cluster_ips=("10.96.0.3",)), endpoint_slice(endpoint("10.244.0.3"), of="gone", name="gone-1")
+    before = replace(table_of(*known, *goes), host=host)
+    moved = (
+        service("old", ServicePort(81), cluster_ips=("10.96.0.1",)),
+        endpoint_slice(endpoint("10.244.0.4"), of="old"),
+    )
+    node_port = ServicePort(80, node_port=30080)
+    comes = service("new", node_port, cluster_ips=("10.96.0.2",), type="NodePort")
+    after = replace(table_of(*moved, comes, endpoint_slice(endpoint("10.244.0.2"), of="new", name="new-1")), host=host)
+    ids = before.routes.keys() | after.routes.keys()
+    calls, shown = 0, False
+    with lab.node.namespace.entered():
+        while not shown or endpoints() != wanted(after):
+            mode = EbpfMode()
+            mode.sync(before, None)
+            with monkeypatch.context() as patch, suppress(ModeError):
+                calls += 1
+                countdown = iter(range(calls))
+                for name in ("update", "delete"):
+                    patch.setattr(syscall, name, _until_killed(getattr(syscall, name), countdown))
+                mode.sync(after, None if is_full else ids)
+            found = endpoints()
+            shown = found.get(("10.96.0.1", 81, 6)) == ({("10.244.0.4", 8080)},) * 2
+            if shown:
+                assert ("10.96.0.3", 80, 6) not in found
+                assert found["10.96.0.2", 80, 6] == found["0.0.0.0", 30080, 6] == ({("10.244.0.2", 8080)},) * 2
+                opened = store.opened_maps()
+                assert {layout.spelled(key) for key, _ in syscall.entries(opened["addresses"])} >= {"10.96.0.2"}
+                store.close(opened)
+    assert calls > 5
+
+
+def _until_killed(call: Callable[..., None], countdown: Iterator[int]) -> Callable[..., None]:
+    """The call, one entry at a time, for as long as something is left to count."""
+
+    def limited(handle: int, entries: Any) -> None:
+        for one in entries:
+            if next(countdown, None) is None:
+                raise OSError(28, "no space")
+            call(handle, {one: entries[one]} if isinstance(entries, dict) else [one])
+
+    return limited
 
 
 def endpoints() -> Endpoints:

@@ -318,6 +318,30 @@ def test_what_has_ended_is_in_nobodys_way(bpf: World, version: int, end: int, wh
     assert bpf.through(replace(direct, flags=ACK)) == replace(direct, flags=ACK)
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["masqueraded", "kept"])
+@pytest.mark.parametrize("drains", [False, True], ids=["serves", "retires"])
+def test_datagrams_to_a_backend_itself_are_in_no_way_of_before(bpf: World, is_kept: bool, drains: bool) -> None:
+    """The same client, with the same port, asked it through a service a moment ago."""
+    bpf.write(route(4, UDP, masquerade_external=not is_kept))
+    asked = packet(4, UDP, destination=EXTERNAL[4])
+    got = bpf.through(asked)
+    if drains:
+        bpf_flags(bpf, layout.DRAINING)
+    direct = replace(asked, destination=HERE[4], destination_port=8080)
+    assert bpf.through(direct) == direct
+    assert bpf.through(direct.turned()) == direct.turned()
+    assert bpf.flows() == {}
+    assert got != direct or is_kept
+
+
+def test_a_client_of_two_places_hears_each_from_where_it_asked(bpf: World) -> None:
+    """One backend stands behind both, and one port has sent to both."""
+    bpf.write(route(4, UDP))
+    for to in (EXTERNAL, BALANCED, EXTERNAL):
+        asked = packet(4, UDP, destination=to[4])
+        assert bpf.through(bpf.through(asked).turned()) == asked.turned()
+
+
 def test_each_masqueraded_client_gets_a_port_of_its_own_until_there_is_none(bpf: World) -> None:
     bpf.write(route(4), ports=4)
     some = [bpf.through(packet(4, source_port=port)).source_port for port in range(40000, 40004)]
