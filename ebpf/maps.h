@@ -18,6 +18,9 @@ BPF_TABLE_PINNED("hash", struct slot, struct backend, backends, 1, PINS "/backen
 /* The same backends by themselves: whether one that was chosen earlier is in the pool yet. */
 BPF_TABLE_PINNED("hash", struct member, u32, members, 1, PINS "/members");
 
+/* Which of a pool's backends those from outside get by their hash, where nodes are to agree on it. */
+BPF_TABLE_PINNED("hash", struct stretch, struct places, maglev, 1, PINS "/maglev");
+
 /* Which backend a client had, for those who shall have it again. The oldest are forgotten when it is full. */
 BPF_TABLE_PINNED("lru_hash", struct client, struct choice, choices, 1, PINS "/choices");
 

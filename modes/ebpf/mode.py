@@ -20,9 +20,11 @@ from modes.ebpf.site import Site, site_of
 from modes.ebpf.udp_sockets import UdpSockets
 from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
-_PUT_ORDER = ("pods", "sources", "backends", "members", "services", "addresses")
+_PUT_ORDER = ("pods", "sources", "backends", "members", "maglev", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
 _PLANNED = frozenset(_PUT_ORDER)
+_LATE = frozenset({"backends", "maglev"})
+"""Who has read a service looks into these."""
 _NOBODY_READS_S = 1.0
 """After that long no program is at work any more that read an entry which is gone."""
 
@@ -39,8 +41,8 @@ class EbpfMode:
         self._group = Path()
         self._site = Site()
         self._plan = Plan(self._site)
-        self._late: dict[bytes, float] = {}
-        """Slots that no service counts any more, and since when: a program may still look for them."""
+        self._late: dict[Key, float] = {}
+        """What no service leads to any more, and since when: a program may still look for it."""
         self._sockets = UdpSockets()
         self._devices = Devices()
         self._in_order = False
@@ -113,23 +115,19 @@ class EbpfMode:
                 raise ModeError(f"the map {name} holds {layout.MAPS[name].entries} entries, and it takes {size}")
         self._remove_late()
         for name in _PUT_ORDER:
-            some = {key.key: value for key, value in change.put.items() if key.map == name}
-            syscall.update(self._maps[name], some)
-            if name == "backends":
-                for key in some:
-                    self._late.pop(key, None)
+            syscall.update(self._maps[name], {key.key: value for key, value in change.put.items() if key.map == name})
+        for key in change.put:
+            self._late.pop(key, None)
         for name in reversed(_PUT_ORDER):
-            gone = [key.key for key in change.gone if key.map == name]
-            if name == "backends":
-                self._late.update(dict.fromkeys(gone, time.monotonic()))
-            else:
-                syscall.delete(self._maps[name], gone)
+            if name not in _LATE:
+                syscall.delete(self._maps[name], [key.key for key in change.gone if key.map == name])
+        self._late.update(dict.fromkeys((key for key in change.gone if key.map in _LATE), time.monotonic()))
 
     def _remove_late(self) -> None:
         now = time.monotonic()
         due = [key for key, since in self._late.items() if now - since > _NOBODY_READS_S]
-        syscall.delete(self._maps["backends"], due)
         for key in due:
+            syscall.delete(self._maps[key.map], [key.key])
             del self._late[key]
 
     def verify(self) -> list[Drift]:
@@ -147,9 +145,8 @@ class EbpfMode:
             yield Drift(None, "the addresses of this node are others now")
         wanted, owners = self._plan.entries(), self._plan.owners()
         there: Entries = {Key(name, key): value for name, some in self._read().items() for key, value in some.items()}
-        late = {Key("backends", key) for key in self._late}
         for key in there.keys() | wanted.keys():
-            if there.get(key) != wanted.get(key) and key not in late:
+            if there.get(key) != wanted.get(key) and key not in self._late:
                 how = "foreign" if key not in wanted else "missing" if key not in there else "changed"
                 yield Drift(owners.get(key), f"the entry {spelled(key)} of the map {key.map} is {how}")
         node = syscall.lookup(self._maps["config"], layout.number(0), layout.MAPS["config"].value)
