@@ -94,7 +94,7 @@ class EbpfMode:
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
-        self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        self._devices.serve(packet_programs, self._maps["devices"], table.host.devices, table.host.pod_interfaces)
         self._store.attach(self._group)
         self._write_config(0)
         self._sockets.check()

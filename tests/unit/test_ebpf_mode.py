@@ -1,5 +1,6 @@
-"""After each change in a random history of a cluster the maps must hold what the table says, and no slot be missing: not
-even after each single step of a change, at which packets come by, too.
+"""After each change in a random history of a cluster the maps must hold what the table says, and no slot be missing.
+
+Not even after each single step of a change, since packets come by then, too.
 """
 
 from collections.abc import Callable, Iterator
