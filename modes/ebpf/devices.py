@@ -4,6 +4,7 @@ Those that the operator names; or all but loopback, and those that are part of a
 bridge: the other one has their packets.
 """
 
+import errno
 import fnmatch
 import logging
 import os
@@ -56,6 +57,8 @@ class Devices:
         self._names: tuple[str, ...] = ()
         self._absent: frozenset[str] = frozenset()
         """Of these names, those that no device has."""
+        self._refused: dict[int, str] = {}
+        """Why, by index, of devices that take no programs."""
         self._of_pods: tuple[str, ...] = ()
         self._map = -1
         self._watch: threading.Thread | None = None
@@ -73,13 +76,13 @@ class Devices:
             # Of the watching thread's own: who calls may close its.
             self._programs = {hook: os.dup(handle) for hook, handle in programs.items()}
             self._map, self._names, self._of_pods = os.dup(map_of_devices), names, of_pods
-        self._refresh()
-        self._leave_others()
-        if self._watch is None:
+        if self._watch is None:  # before devices are read, so that none comes unseen in between
             watched = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ROUTE)
             watched.bind((0, _GROUPS))
             self._watch = threading.Thread(target=self._run, args=(watched,), name="devices", daemon=True)
             self._watch.start()
+        self._refresh()
+        self._leave_others()
 
     def differences(self) -> Iterator[str]:
         """What is not as `serve` left it."""
@@ -88,7 +91,7 @@ class Devices:
             for index, device in listed(netlink, self._names).items():
                 if there.get(layout.number(index)) != device.packed(self._of_pods):
                     yield f"the entry of {device.name} in the map devices is not as written"
-                if traffic_control.attached(netlink, index) != self._ids():
+                if index not in self._refused and traffic_control.attached(netlink, index) != self._ids():
                     yield f"the programs on {device.name} are not attached any more"
 
     def _refresh(self) -> None:
@@ -99,13 +102,26 @@ class Devices:
             there = dict(syscall.entries(self._map))
             syscall.update(self._map, {key: value for key, value in wanted.items() if there.get(key) != value})
             ids = self._ids()
-            for key in wanted:
-                index = layout.read_number(key)
-                if traffic_control.attached(netlink, index) != ids:
-                    traffic_control.attach(netlink, index, self._programs)
+            refused = {}
+            for index, device in here.items():
+                if traffic_control.attached(netlink, index) != ids and (why := self._attach(netlink, index)):
+                    refused[index] = why
+                    if self._refused.get(index) != why:
+                        log.warning("a device is not served", extra={"device": device.name, "reason": why})
+            self._refused = refused
             for key in there.keys() - wanted.keys():
                 traffic_control.detach(netlink, layout.read_number(key))
             syscall.delete(self._map, there.keys() - wanted.keys())
+
+    def _attach(self, netlink: Netlink, index: int) -> str | None:
+        """Why this one takes no programs, which is no reason to leave others alone."""
+        try:
+            traffic_control.attach(netlink, index, self._programs)
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                raise
+            return error.strerror or str(error)
+        return None
 
     def _leave_others(self) -> None:
         """A proxy before this one, with other options, may have served more."""
@@ -142,7 +158,7 @@ class Devices:
             try:
                 self._refresh()
             except OSError as error:
-                log.warning("a device is not served", extra={"reason": error})
+                log.warning("devices are not served", extra={"reason": error})
 
 
 def listed(netlink: Netlink, names: tuple[str, ...] = ()) -> dict[int, Device]:

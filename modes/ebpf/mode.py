@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ebpf import layout, store, syscall
 from ebpf.hook import PACKET
-from ebpf.requirement import missing
 from ebpf.store import BadProgram, Store
 from modes.ebpf.devices import Devices, detach_all
 from modes.ebpf.entries import entries, spelled
 from modes.ebpf.flows import count_open
 from modes.ebpf.plan import Change, Plan
+from modes.ebpf.requirement import missing
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
 from modes.ebpf.udp_sockets import UdpSockets

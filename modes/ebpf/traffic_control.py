@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from pyproxy.kernel.netlink import CREATE, EXCLUSIVE, Message, Netlink, attribute, attributes, nested
 
-_NEW_QDISC, _DELETE_QDISC = 36, 37  # RTM_*
+_NEW_QDISC, _DELETE_QDISC, _GET_QDISC = 36, 37, 38  # RTM_*
 _NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
+_ECHO = 0x8  # NLM_F_ECHO: or else those who watch are told, and who asks is not
 _MESSAGE = struct.Struct("=BxxxiIII")  # tcmsg
 _CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000  # TC_H_CLSACT, TC_H_MAKE(TC_H_CLSACT, 0)
 HOOKS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
@@ -28,8 +29,17 @@ _GONE = (errno.ENODEV, errno.ENOENT, errno.EINVAL)  # EINVAL: the device or its 
 
 
 def attach(netlink: Netlink, index: int, programs: Mapping[str, int]) -> None:
-    """In place of ours that are there. A device that has just vanished is no failure. Raises OSError."""
-    messages = [Message(_NEW_QDISC, _clsact(index), CREATE | EXCLUSIVE)]
+    """In place of ours that are there. A device that has just vanished is no failure.
+
+    Raises OSError; EBUSY if it has somebody's qdisc ``ingress``, which knows no egress: programs for both would be in
+    one place, and one of them lost.
+    """
+    for failure in netlink.send([Message(_NEW_QDISC, _clsact(index), CREATE | EXCLUSIVE)]):
+        if failure.code == errno.EEXIST and (kind := _qdisc(netlink, index)) != "clsact":
+            raise OSError(errno.EBUSY, f"it has a qdisc {kind} of another's, which should be clsact: that has egress")
+        if failure.code not in (errno.EEXIST, *_GONE):
+            raise OSError(failure.code, failure.reason)
+    messages = []
     for hook, handle in programs.items():
         place = _handle(netlink, index, HOOKS[hook])
         options = attribute(_PROGRAM, struct.pack("=I", handle)) + attribute(_NAME, _OUR_NAME)
@@ -37,10 +47,8 @@ def attach(netlink: Netlink, index: int, programs: Mapping[str, int]) -> None:
         payload = _filter(index, hook, place) + attribute(_KIND, b"bpf\0") + nested(_OPTIONS, options)
         messages.append(Message(_NEW_FILTER, payload, CREATE))
     for failure in netlink.send(messages):
-        if failure.message.kind == _NEW_QDISC and failure.code == errno.EEXIST:
-            continue
         if failure.code not in _GONE:
-            raise OSError(failure.code, f"a device does not take programs: {failure.reason}")
+            raise OSError(failure.code, failure.reason)
 
 
 def attached(netlink: Netlink, index: int) -> dict[str, int]:
@@ -64,6 +72,12 @@ def detach(netlink: Netlink, index: int) -> bool:
     if not any(list(_filters(netlink, index, parent)) for parent in HOOKS.values()):
         _tolerate(netlink.send([Message(_DELETE_QDISC, _clsact(index))]))
     return True
+
+
+def _qdisc(netlink: Netlink, index: int) -> str:
+    """The kind of the one that is in clsact's place."""
+    answer = netlink.ask(Message(_GET_QDISC, _MESSAGE.pack(0, index, 0, _CLSACT, 0), _ECHO))
+    return dict(attributes(answer, _MESSAGE.size))[_KIND].rstrip(b"\0").decode()
 
 
 def _clsact(index: int) -> bytes:
