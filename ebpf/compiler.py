@@ -1,16 +1,22 @@
-"""Compiles and loads programs with BCC: `python -m ebpf.compiler MAPS PROGRAMS`, two folders of pins.
+"""Compiles programs with BCC and loads them: `python -m ebpf.compiler MAPS PROGRAMS`, two folders of pins.
 
 In a process of its own, which ends as soon as the programs are pinned: BCC brings a compiler along, which takes 60 MiB
 that the proxy would never use again.
+
+BCC would load them itself, too, but it opens pinned maps by their ids, which takes CAP_SYS_ADMIN.
 """
 
 import importlib.util
 import os
 import re
+import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
+_INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
+_LOAD_64_BITS, _OF_A_MAP = 0x18, 1  # BPF_LD | BPF_DW | BPF_IMM, BPF_PSEUDO_MAP_FD
 _DEBIAN, _OF_DEBIAN = "/usr/bin/python3", Path("/usr/lib/python3/dist-packages/bcc")
 _INCLUDE = ("/usr/include", f"/usr/include/{os.uname().machine}-linux-gnu")
 
@@ -29,14 +35,32 @@ def main(maps: Path, programs: Path) -> None:
 
     from ebpf import syscall
     from ebpf.hook import HOOKS
+    from ebpf.layout import MAPS
 
     flags = [f"-I{folder}" for folder in _INCLUDE]
     sources = sorted({hook.source for hook in HOOKS.values()})
     # All at once: most of the time goes into what they have in common.
-    bpf = BPF(text=f'#define PINS "{maps}"\n' + flattened(*sources), cflags=flags)
+    bpf = BPF(text=flattened(*sources), cflags=flags)
+    ours = {bpf[name].map_fd: syscall.pinned(maps / name) for name in MAPS}
     for name, hook in HOOKS.items():
-        function = bpf.load_func(name.encode(), hook.kind, attach_type=hook.attach or -1)
-        syscall.pin(function.fd, programs / name)
+        code = with_maps(bpf.dump_func(name.encode()), ours)
+        try:
+            program = syscall.load_program(hook.kind, hook.attach, code, name)
+        except OSError as error:
+            log = syscall.verifier_log(hook.kind, hook.attach, code).splitlines()
+            sys.exit(f"{name}: error: {error.strerror}: {' / '.join(log[-4:])}")
+        syscall.pin(program, programs / name)
+
+
+def with_maps(code: bytes, others: Mapping[int, int]) -> bytes:
+    """Instructions with other maps in them: file descriptors by those that they replace."""
+    changed = bytearray(code)
+    for at in range(0, len(code), _INSTRUCTION.size):
+        operation, registers, offset, value = _INSTRUCTION.unpack_from(code, at)
+        source = registers >> 4 if sys.byteorder == "little" else registers & 15
+        if (operation, source) == (_LOAD_64_BITS, _OF_A_MAP):
+            _INSTRUCTION.pack_into(changed, at, operation, registers, offset, others[value])
+    return bytes(changed)
 
 
 def flattened(*sources: str) -> str:

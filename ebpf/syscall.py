@@ -1,4 +1,4 @@
-"""bpf(2), as far as it is needed: BCC compiles and loads, but knows no links, no pins of them and no batches of bytes.
+"""bpf(2), as far as it is needed: BCC compiles, but knows no links, no pins of them and no batches of bytes.
 
 The numbers and layouts are those of linux/bpf.h. Every call raises OSError.
 """
@@ -22,6 +22,7 @@ _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _LINK_CREATE, _LINK_UPDATE = 28, 29
 _COUNT_AT = 32
 """Where a batch tells how many of its entries are done."""
+_LOG_BYTES = 1 << 24
 _MEMORY_TRIES, _MEMORY_WAIT_S = 1000, 0.001
 _CHUNK = 4096
 """Entries that are read in one call, at least; more if the kernel's bucket is larger."""
@@ -51,10 +52,25 @@ def create_map(name: str, spec: MapSpec) -> int:
 
 
 def load_program(kind: int, attach: int, instructions: bytes, name: str) -> int:
-    """The file descriptor of a program that is written by hand."""
-    code, license = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"Dual BSD/GPL")
+    """The file descriptor. EINVAL and EACCES: the kernel did not take it, `verifier_log` tells why."""
+    return _load(kind, attach, instructions, name, ctypes.create_string_buffer(0))
+
+
+def verifier_log(kind: int, attach: int, instructions: bytes) -> str:
+    """What the kernel's verifier says of a program that it does not take."""
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    try:
+        os.close(_load(kind, attach, instructions, "", log))
+    except OSError:
+        pass  # as expected
+    return log.value.decode(errors="replace")
+
+
+def _load(kind: int, attach: int, instructions: bytes, name: str, log: ctypes.Array[ctypes.c_char]) -> int:
+    code, license = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
     packed = struct.pack("=IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license))
-    packed += struct.pack("=IIQII16sII", 0, 0, 0, 0, 0, name.encode()[:15], 0, attach)
+    level, room = (1, ctypes.addressof(log)) if len(log) else (0, 0)
+    packed += struct.pack("=IIQII16sII", level, len(log), room, 0, 0, name.encode()[:15], 0, attach)
     return _call(_PROG_LOAD, packed)
 
 

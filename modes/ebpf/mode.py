@@ -205,8 +205,6 @@ def _said() -> Iterator[None]:
     except BadProgram as error:
         raise ModeError(f"a program of eBPF was not taken: {error}") from error
     except OSError as error:
-        if error.errno == errno.EPERM:
-            reason = missing() or error.strerror
-            raise ModeError(f"eBPF can't be used: {reason}") from error
         where = f" ({error.filename})" if error.filename else ""
-        raise ModeError(f"eBPF can't be used: {error.strerror or error}{where}") from error
+        reason = (missing() if error.errno == errno.EPERM else None) or f"{error.strerror or error}{where}"
+        raise ModeError(f"eBPF can't be used: {reason}") from error

@@ -5,7 +5,7 @@ import os
 import struct
 from pathlib import Path
 
-from ebpf import cgroup, network_namespace, syscall
+from ebpf import cgroup, network_namespace, pins, syscall
 from ebpf.compiler import interpreter
 from ebpf.hook import SOCKET
 from pyproxy.kernel import capability
@@ -27,6 +27,8 @@ def missing() -> str | None:
         return "cgroup v2 is not mounted"
     if cgroup.is_own(root):
         return f"the cgroup at {root} is this container's own: mount the host's there"
+    if not pins.is_mounted() and capability.lacking(["CAP_SYS_ADMIN"]):
+        return f"the BPF file system is not mounted at {pins.FILE_SYSTEM}, and mounting it takes CAP_SYS_ADMIN"
     try:
         network_namespace.cookie()
         os.close(syscall.create_map("pyproxy_trial", syscall.MapSpec(syscall.HASH, 4, 4, 1)))

@@ -20,7 +20,7 @@ os.environ["BCC_KERNEL_SOURCE"] = str(HERE)
 from bcc import BPF
 machine = os.uname().machine
 flags = ["-I/usr/include", f"-I/usr/include/{machine}-linux-gnu"]
-bpf = BPF(text=f'#define PINS "{sys.argv[1]}"\\n' + flattened("packet.c"), cflags=flags)
+bpf = BPF(text=flattened("packet.c"), cflags=flags)
 
 def fields(kind, at=0):
     for name, inner, *_ in getattr(kind, "_fields_", ()):
@@ -28,7 +28,7 @@ def fields(kind, at=0):
         yield from fields(inner, at + getattr(kind, name).offset)
 
 told = {}
-for name in sys.argv[2:]:
+for name in sys.argv[1:]:
     table = bpf[name]
     told[name] = [[ctypes.sizeof(one), list(fields(one))] for one in (table.Key, table.Leaf)]
 print(json.dumps(told))
@@ -43,7 +43,7 @@ def bpf() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def told(bpf: World) -> Any:
-    command = [sys.executable, "-c", _TELL, str(bpf.store.folder), *MAPS]
+    command = [sys.executable, "-c", _TELL, *MAPS]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
