@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import struct
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,8 @@ class Bytecode(NamedTuple):
         found = {}
         for offset in range(0, len(code), _INSTRUCTION.size):
             operation, registers, _, handle = _INSTRUCTION.unpack_from(code, offset)
-            if operation == _LOAD_64 and registers >> 4 == _OF_MAP:
+            source = registers >> 4 if sys.byteorder == "little" else registers & 15
+            if (operation, source) == (_LOAD_64, _OF_MAP):
                 found[offset] = maps[handle]
         return cls(code, found)
 

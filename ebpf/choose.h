@@ -43,11 +43,13 @@ static __always_inline bool lets_in(struct service *service, struct address *fro
 }
 
 /*
- * Any backend at random; or, for a client that is to come back, the one that it had while that is in the pool.
+ * The backend that number leads to; or, for a client that is to come back, the one that it had while that is in the
+ * pool.
  * False if there is none, which happens for an empty pool alone: user space writes slots before it counts them, and
  * removes them when nobody can have read the old count.
  */
-static __always_inline bool choose(struct pool *pool, struct client *client, u32 seconds, struct backend *chosen)
+static __always_inline bool choose(struct pool *pool, struct client *client, u32 seconds, u32 number,
+				   struct backend *chosen)
 {
 	u64 now = client ? bpf_ktime_get_ns() : 0;
 
@@ -66,7 +68,7 @@ static __always_inline bool choose(struct pool *pool, struct client *client, u32
 	}
 	if (!pool->count)
 		return false;
-	struct slot slot = {.pool = pool->id, .number = bpf_get_prandom_u32() % pool->count};
+	struct slot slot = {.pool = pool->id, .number = number % pool->count};
 	struct backend *backend = backends.lookup(&slot);
 
 	if (!backend)

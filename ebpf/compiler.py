@@ -1,7 +1,7 @@
-"""Compiles programs with BCC: `python -m ebpf.compiler MAPS`, the folder of their maps; prints what comes of it.
+"""Compiles programs with BCC: `python -m ebpf.compiler` prints what comes of it.
 
 In a process of its own, which ends then: BCC brings a compiler along, which takes 60 MiB that the proxy would never use
-again.
+again. It would load them, too, but it opens pinned maps by their ids, which takes CAP_SYS_ADMIN.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ def interpreter() -> str | None:
     return _DEBIAN if _OF_DEBIAN.exists() else None
 
 
-def main(maps: Path) -> None:
+def main() -> None:
     """Ends with 1 and the reason on standard error."""
     os.environ["BCC_KERNEL_SOURCE"] = str(HERE)  # read as BCC compiles: see include/linux/kconfig.h
     from bcc import BPF
@@ -34,7 +34,7 @@ def main(maps: Path) -> None:
     flags = [f"-I{folder}" for folder in _INCLUDE]
     sources = sorted({hook.source for hook in HOOKS.values()})
     # All at once: most of the time goes into what they have in common.
-    bpf = BPF(text=f'#define PINS "{maps}"\n' + flattened(*sources), cflags=flags)
+    bpf = BPF(text=flattened(*sources), cflags=flags)
     handles = {bpf[name].map_fd: name for name in MAPS}
     print(dumped({name: Bytecode.of(bpf.dump_func(name.encode()), handles) for name in HOOKS}))
 
@@ -54,4 +54,4 @@ def flattened(*sources: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -2,14 +2,16 @@
 
 import socket
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ebpf.syscall import ARRAY, HASH, LPM_TRIE, LRU_HASH, NO_PREALLOC, MapSpec
 
 _PLACE = struct.Struct("=16s2sBB")
-_SERVICE = struct.Struct("=7I")
+_SERVICE = struct.Struct("=9I")
 _SLOT = struct.Struct("=II")
 _BACKEND = struct.Struct("=16s2sH")
+_STRETCH, _PLACES = struct.Struct("=III"), struct.Struct("=256H")
 _MEMBER = struct.Struct("=I16s2sH")
 _SOURCE = struct.Struct("=II16s")
 _PEER = struct.Struct("=Q16s2sHI")
@@ -39,6 +41,7 @@ MAPS = {
     "services": MapSpec(HASH, _PLACE.size, _SERVICE.size, 1 << 17, NO_PREALLOC),
     "backends": MapSpec(HASH, _SLOT.size, _BACKEND.size, 1 << 20, NO_PREALLOC),
     "members": MapSpec(HASH, _MEMBER.size, 4, 1 << 20, NO_PREALLOC),
+    "maglev": MapSpec(HASH, _STRETCH.size, _PLACES.size, 1 << 16, NO_PREALLOC),
     "choices": MapSpec(LRU_HASH, _CLIENT.size, _CHOICE.size, 1 << 16),
     "sources": MapSpec(LPM_TRIE, _SOURCE.size, 4, 1 << 16, NO_PREALLOC),
     "tcp_peers": MapSpec(LRU_HASH, _PEER.size, _ORIGIN.size, 1 << 16),
@@ -63,9 +66,11 @@ class Service(NamedTuple):
     guard: int = 0
     affinity: int = 0
     flags: int = 0
+    table: int = 0
+    places: int = 0
 
     def packed(self) -> bytes:
-        return _SERVICE.pack(*self.inside, *self.outside, self.guard, self.affinity, self.flags)
+        return _SERVICE.pack(*self.inside, *self.outside, *self[2:])
 
 
 class Peer(NamedTuple):
@@ -104,8 +109,8 @@ def read_place(packed: bytes) -> tuple[bytes, int, int]:
 
 
 def read_service(packed: bytes) -> Service:
-    inside, inside_count, outside, outside_count, guard, affinity, flags = _SERVICE.unpack(packed)
-    return Service(Pool(inside, inside_count), Pool(outside, outside_count), guard, affinity, flags)
+    inside, inside_count, outside, outside_count, *rest = _SERVICE.unpack(packed)
+    return Service(Pool(inside, inside_count), Pool(outside, outside_count), *rest)
 
 
 def slot(pool: int, number: int) -> bytes:
@@ -126,6 +131,28 @@ def read_backend(packed: bytes) -> tuple[str, int]:
     """Address and port."""
     packed_address, number, _ = _BACKEND.unpack(packed)
     return spelled(packed_address), int.from_bytes(number, "big")
+
+
+def stretch(pool: int, version: int, number: int) -> bytes:
+    return _STRETCH.pack(pool, version, number)
+
+
+def read_stretch(packed: bytes) -> tuple[int, int, int]:
+    """The pool, the version of its table, and the stretch's number."""
+    pool, version, number = _STRETCH.unpack(packed)
+    return pool, version, number
+
+
+def stretches(slots: Sequence[int]) -> tuple[bytes, ...]:
+    """A table of Maglev's, cut as the map has it: 512 bytes each, the last one filled up by zeroes."""
+    length = _PLACES.size // 2
+    cut = (slots[at : at + length] for at in range(0, len(slots), length))
+    return tuple(_PLACES.pack(*some, *[0] * (length - len(some))) for some in cut)
+
+
+def read_places(packed: bytes) -> tuple[int, ...]:
+    """The slots of a stretch."""
+    return _PLACES.unpack(packed)
 
 
 def member(pool: int, packed_backend: bytes) -> bytes:

@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 _SO_NETNS_COOKIE = 71
@@ -20,12 +20,13 @@ def cookie() -> int:
         return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
 
 
-def each() -> Iterator[int]:
+def each() -> Generator[int, None, None]:
     """The cookies of all that have a name or a process, while the calling thread is in it: a thread of its own, then.
 
-    Raises OSError where it may not be entered.
+    The one that it is in comes first. Raises PermissionError if others may not be entered, which takes CAP_SYS_ADMIN.
     """
     home = os.open(_OWN, os.O_RDONLY)
+    has_left = False
     seen = {os.fstat(home).st_ino}
     try:
         yield cookie()
@@ -39,11 +40,13 @@ def each() -> Iterator[int]:
                     continue
                 seen.add(os.fstat(handle).st_ino)
                 if _enter(handle):
+                    has_left = True
                     yield cookie()
             finally:
                 os.close(handle)
     finally:
-        _enter(home)
+        if has_left:
+            _enter(home)
         os.close(home)
 
 

@@ -16,6 +16,7 @@
 #include "choose.h"
 #include "icmp.h"
 #include "flow.h"
+#include "maglev.h"
 
 #define TTL 64
 #define V4_TTL 8
@@ -121,7 +122,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		client.pool = pool.id;
 		if (!pool.count && flags & (inside ? SERVICE_INSIDE_DROPS : SERVICE_OUTSIDE_DROPS))
 			return TC_ACT_SHOT; /* there are endpoints elsewhere, and the policy wants none of them */
-		if (!choose(&pool, service->affinity ? &client : 0, service->affinity, &backend))
+		if (!choose(&pool, service->affinity ? &client : 0, service->affinity,
+			    inside ? bpf_get_prandom_u32() : slot_for(service, tuple), &backend))
 			refuses = true;
 		masquerades = flags & (inside ? SERVICE_MASQUERADES_PODS : SERVICE_MASQUERADES_OUTSIDE);
 		/* Who reaches itself would answer itself past this node. */

@@ -36,6 +36,8 @@ struct service {
 	__u32 guard;         /* id in the map sources of who may come in; 0: everybody */
 	__u32 affinity;      /* seconds; 0: none */
 	__u32 flags;         /* SERVICE_* */
+	__u32 table;         /* by which one of outside is chosen: its version in the map maglev */
+	__u32 places;        /* how many it has; 0: there is none, any is chosen */
 };
 
 #define SERVICE_INSIDE_DROPS 1u       /* an empty pool: say nothing, instead of refusing */
@@ -54,6 +56,19 @@ struct backend {
 	struct address address;
 	__be16 port;
 	__u16 pad;
+};
+
+/* Some of the places of a table of Maglev's: 256 one after the other, since tables are of several sizes. */
+#define STRETCH_PLACES 256
+
+struct stretch {
+	__u32 pool;
+	__u32 version; /* a changed table is another one, so that nobody finds one half changed */
+	__u32 number;
+};
+
+struct places {
+	__u16 slot[STRETCH_PLACES]; /* of the pool; who has the place */
 };
 
 /* Says that a backend is one of a pool's. */

@@ -45,7 +45,7 @@ class Store:
             pins.remove(programs)
             compiled = bytecode.kept(_PROGRAMS)
             if compiled.keys() != HOOKS.keys():
-                compiled = _compiled(self.folder)
+                compiled = _compiled()
             loaded = {name: _loaded(name, compiled[name].bound(self.maps)) for name in HOOKS}
             bytecode.keep(_PROGRAMS, compiled)
             programs.mkdir()
@@ -148,8 +148,8 @@ def _opened(path: Path, name: str, spec: syscall.MapSpec) -> int:
     return handle
 
 
-def _compiled(maps: Path) -> dict[str, Bytecode]:
-    command = [interpreter() or sys.executable, "-m", "ebpf.compiler", str(maps)]
+def _compiled() -> dict[str, Bytecode]:
+    command = [interpreter() or sys.executable, "-m", "ebpf.compiler"]
     done = subprocess.run(command, capture_output=True, timeout=_PATIENCE_S, check=False, cwd=HERE.parent)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()

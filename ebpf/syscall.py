@@ -1,4 +1,4 @@
-"""bpf(2), as far as it is needed: BCC compiles and loads, but knows no links, no pins of them and no batches of bytes.
+"""bpf(2), as far as it is needed: BCC compiles, but knows no links, no pins of them and no batches of bytes.
 
 The numbers and layouts are those of linux/bpf.h. Every call raises OSError.
 """
@@ -54,7 +54,7 @@ def create_map(name: str, spec: MapSpec) -> int:
 
 
 def load_program(kind: int, attach: int, instructions: bytes, name: str) -> int:
-    """The file descriptor."""
+    """The file descriptor. EINVAL and EACCES: the kernel did not take it, `complaint` tells why."""
     return _load(kind, attach, instructions, name, ctypes.create_string_buffer(0))
 
 

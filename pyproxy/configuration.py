@@ -24,6 +24,7 @@ from pyproxy.kube_proxy_configuration import (
     section_of,
     sections_of_masquerade_all,
 )
+from pyproxy.table import EbpfAlgorithm
 from pyproxy.table import Ipvs as Ipvs
 from pyproxy.text_file import read_text
 from pyproxy.yaml_text import Broken
@@ -77,6 +78,9 @@ class Configuration:
     """As in table.Host; kube-proxy has no field for it, so there is but the flag."""
     cgroup: str = ""
     """Only a flag says it: whose sockets mode ebpf serves, by default all of this node."""
+    ebpf_algorithm: EbpfAlgorithm = EbpfAlgorithm.RANDOM
+    """Only a flag says it, and the next one: as in table.Host."""
+    devices: tuple[str, ...] = ()
     ignored: tuple[Ignored, ...] = ()
 
 

@@ -17,6 +17,7 @@ from pyproxy.configuration import Configuration
 from pyproxy.duration import go_duration
 from pyproxy.host import DetectLocal
 from pyproxy.kube_proxy_configuration import SCHEDULER
+from pyproxy.table import EbpfAlgorithm
 
 _LONGEST_S = 366 * 86400.0
 _MOST_WORKERS = 64
@@ -94,6 +95,12 @@ def add_to(run: argparse.ArgumentParser) -> None:
     ebpf = run.add_argument_group("what only mode ebpf goes by")
     ebpf.add_argument("--cgroup", type=_folder, metavar="FOLDER",
                       help="of cgroup v2: serve its processes' sockets (default: the root, all of them)")  # fmt: skip
+    ebpf.add_argument("--ebpf-algorithm", type=EbpfAlgorithm, choices=list(EbpfAlgorithm), metavar="random|maglev",
+                      help="how traffic from outside gets its endpoint; maglev: all nodes choose the same one for the "
+                      "same flow (default: random)")  # fmt: skip
+    ebpf.add_argument("--devices", type=_devices, metavar="NAME[,NAME]",
+                      help="whose packets are translated; eth+ is all that begin with eth (default: all but loopback, "
+                      "and ports of bridges and the like)")  # fmt: skip
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
                       help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
@@ -171,6 +178,14 @@ def _folder(text: str) -> str:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
     return text
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    """A trailing ``+`` as iptables has it, since a shell leaves it alone."""
+    names = text.split(",")
+    for name in names:
+        _interface(name.removesuffix("+"))
+    return tuple(f"{name[:-1]}*" if name.endswith("+") else name for name in names)
 
 
 def _boolean(text: str) -> bool:

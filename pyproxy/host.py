@@ -6,7 +6,7 @@ from enum import Enum
 from pyproxy.address import IP, Family, Prefix, collapse, family_of
 from pyproxy.objects import ZONE_LABEL, Node
 from pyproxy.policy import Site
-from pyproxy.table import Host, Ipvs
+from pyproxy.table import EbpfAlgorithm, Host, Ipvs
 
 
 class DetectLocal(Enum):
@@ -33,6 +33,8 @@ class HostOptions:
     ipvs: Ipvs = field(default_factory=Ipvs)
     userspace_workers: int = 1
     cgroup: str = ""
+    ebpf_algorithm: EbpfAlgorithm = EbpfAlgorithm.RANDOM
+    devices: tuple[str, ...] = ()
 
 
 def site_of(node: Node | None, options: HostOptions) -> Site:
@@ -57,6 +59,8 @@ def host_of(node: Node | None, options: HostOptions) -> Host:
         ipvs=options.ipvs,
         userspace_workers=options.userspace_workers,
         cgroup=options.cgroup,
+        ebpf_algorithm=options.ebpf_algorithm,
+        devices=options.devices,
     )
 
 

@@ -185,6 +185,8 @@ class Proxy:
             ipvs=configuration.ipvs,
             userspace_workers=configuration.userspace_workers,
             cgroup=configuration.cgroup,
+            ebpf_algorithm=configuration.ebpf_algorithm,
+            devices=configuration.devices,
         )
         return Settings(host, Pace(configuration.sync_period, configuration.min_sync_period))
 

@@ -18,6 +18,7 @@ __all__ = [
     "IP",
     "Backend",
     "Drift",
+    "EbpfAlgorithm",
     "Family",
     "Frontend",
     "Host",
@@ -164,6 +165,13 @@ class Ipvs:
     udp_timeout: float = 0.0
 
 
+class EbpfAlgorithm(StrEnum):
+    """How mode ebpf chooses an endpoint for those who come from outside."""
+
+    RANDOM = "random"
+    MAGLEV = "maglev"  # by a hash of the flow, so that all nodes choose the same one
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """This node, as far as forwarding depends on it."""
@@ -181,6 +189,9 @@ class Host:
     """How many relays share the work in mode userspace."""
     cgroup: str = ""
     """Whose sockets mode ebpf serves: a folder of cgroup v2; empty is its root."""
+    ebpf_algorithm: EbpfAlgorithm = EbpfAlgorithm.RANDOM
+    devices: tuple[str, ...] = ()
+    """Where mode ebpf translates packets, some with a trailing ``*``; empty: wherever it finds that they come by."""
 
 
 @dataclass(frozen=True, slots=True)

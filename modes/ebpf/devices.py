@@ -1,15 +1,17 @@
 """The node's devices, with the packet programs on each of them; those that come later, too.
 
-All but loopback, and those that are part of another device, such as ports of a bridge: the other one has their packets.
+Those that the operator names; or all but loopback, and those that are part of another device, such as ports of a
+bridge: the other one has their packets.
 """
 
+import errno
 import fnmatch
 import logging
 import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -52,56 +54,90 @@ class Devices:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._programs: dict[str, int] = {}
+        self._names: tuple[str, ...] = ()
+        self._absent: frozenset[str] = frozenset()
+        """Of these names, those that no device has."""
+        self._refused: dict[int, str] = {}
+        """Why, by index, of devices that take no programs."""
         self._of_pods: tuple[str, ...] = ()
         self._map = -1
         self._watch: threading.Thread | None = None
 
-    def serve(self, programs: Mapping[str, int], map_of_devices: int, of_pods: tuple[str, ...]) -> bool:
-        """``programs`` by hook, and the map ``devices``; ``of_pods``: names of those where pods come in.
+    def serve(
+        self, programs: Mapping[str, int], map_of_devices: int, names: tuple[str, ...], of_pods: tuple[str, ...]
+    ) -> bool:
+        """``programs`` by hook, and the map ``devices``.
 
-        Whether packets may have been lost, as devices were stopped for it.
+        ``names``: as Host.devices; ``of_pods``: names of those where pods come in. Returns whether packets may have
+        been lost, as devices were stopped for it.
         """
         with self._lock:
             for handle in (*self._programs.values(), *([self._map] if self._map >= 0 else [])):
                 os.close(handle)
             # Of the watching thread's own: who calls may close its.
             self._programs = {hook: os.dup(handle) for hook, handle in programs.items()}
-            self._map, self._of_pods = os.dup(map_of_devices), of_pods
-        were_stopped = self._refresh()
-        if self._watch is None:
+            self._map, self._names, self._of_pods = os.dup(map_of_devices), names, of_pods
+        if self._watch is None:  # before devices are read, so that none comes unseen in between
             watched = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ROUTE)
             watched.bind((0, _GROUPS))
             self._watch = threading.Thread(target=self._run, args=(watched,), name="devices", daemon=True)
             self._watch.start()
+        were_stopped = self._refresh()
+        self._leave_others()
         return were_stopped
 
     def differences(self) -> Iterator[str]:
         """What is not as `serve` left it."""
         with self._lock, Netlink(ROUTE) as netlink:
-            here, there = self._wanted(netlink), dict(syscall.entries(self._map))
-            for index, device in listed(netlink).items():
-                if there.get(layout.number(index)) != here[index]:
+            there = dict(syscall.entries(self._map))
+            for index, device in listed(netlink, self._names).items():
+                if there.get(layout.number(index)) != device.packed(self._of_pods):
                     yield f"the entry of {device.name} in the map devices is not as written"
-                if device_links.attached(netlink, index) != self._ids():
+                if index not in self._refused and device_links.attached(netlink, index) != self._ids():
                     yield f"the programs on {device.name} are not attached any more"
 
     def _refresh(self) -> bool:
         with self._lock, Netlink(ROUTE) as netlink:
-            wanted = {layout.number(index): packed for index, packed in self._wanted(netlink).items()}
+            here = listed(netlink, self._names)
+            wanted = {layout.number(index): device.packed(self._of_pods) for index, device in here.items()}
             there = dict(syscall.entries(self._map))
             syscall.update(self._map, {key: value for key, value in wanted.items() if there.get(key) != value})
             ids, were_stopped = self._ids(), False
-            for key in wanted:
-                index = layout.read_number(key)
-                if device_links.attached(netlink, index) != ids:
+            refused: dict[int, str] = {}
+            for index, device in here.items():
+                if device_links.attached(netlink, index) == ids:
+                    continue
+                try:
                     were_stopped |= device_links.attach(netlink, index, self._programs)
+                except OSError as error:
+                    if error.errno == errno.EPERM:
+                        raise
+                    # No reason to leave others alone.
+                    why = refused[index] = error.strerror or str(error)
+                    if self._refused.get(index) != why:
+                        log.warning("a device is not served", extra={"device": device.name, "reason": why})
+            self._refused = refused
             for key in there.keys() - wanted.keys():
                 device_links.detach(netlink, layout.read_number(key))
             syscall.delete(self._map, there.keys() - wanted.keys())
+            self._tell_absent({device.name for device in here.values()})
         return were_stopped
 
-    def _wanted(self, netlink: Netlink) -> dict[int, bytes]:
-        return {index: device.packed(self._of_pods) for index, device in listed(netlink).items()}
+    def _leave_others(self) -> None:
+        """A proxy before this one, with other options, may have served more."""
+        with self._lock, Netlink(ROUTE) as netlink:
+            mine = listed(netlink, self._names)
+            for index, _ in socket.if_nameindex():
+                if index not in mine:
+                    device_links.detach(netlink, index)
+
+    def _tell_absent(self, here: Collection[str]) -> None:
+        absent = frozenset(name for name in self._names if not fnmatch.filter(here, name))
+        for name in sorted(absent - self._absent):
+            log.warning("no such device; it is served when it comes", extra={"device": name})
+        for name in sorted(self._absent - absent):
+            log.info("a device has come and is served", extra={"device": name})
+        self._absent = absent
 
     def _ids(self) -> dict[str, int]:
         return {hook: syscall.program_id(handle) for hook, handle in self._programs.items()}
@@ -122,11 +158,11 @@ class Devices:
             try:
                 self._refresh()
             except OSError as error:
-                log.warning("a device is not served", extra={"reason": error})
+                log.warning("devices are not served", extra={"reason": error})
 
 
-def listed(netlink: Netlink) -> dict[int, Device]:
-    """By index. Raises OSError."""
+def listed(netlink: Netlink, names: tuple[str, ...] = ()) -> dict[int, Device]:
+    """By index; ``names``: as Host.devices. Raises OSError."""
     addresses: dict[tuple[int, int], IP] = {}
     for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
         family, _, flags, _, index = _ADDRESS.unpack_from(answer)
@@ -140,8 +176,9 @@ def listed(netlink: Netlink) -> dict[int, Device]:
     for answer in netlink.snapshot(Message(_GET_LINK, _LINK.pack(*[0] * 5))):
         _, kind, index, _, _ = _LINK.unpack_from(answer)
         fields = dict(attributes(answer, _LINK.size))
-        if kind != _LOOPBACK and _IFLA_MASTER not in fields:
-            name = fields[_IFLA_NAME].rstrip(b"\0").decode(errors="replace")
+        name = fields[_IFLA_NAME].rstrip(b"\0").decode(errors="replace")
+        is_wanted = any(fnmatch.fnmatchcase(name, one) for one in names) if names else _IFLA_MASTER not in fields
+        if kind != _LOOPBACK and is_wanted:
             ipv4, ipv6 = (addresses.get((index, family)) for family in (socket.AF_INET, socket.AF_INET6))
             found[index] = Device(name, kind == _ETHERNET, ipv4, ipv6)
     return found

@@ -55,6 +55,8 @@ def spelled(key: Key) -> str:
         return f"{layout.spelled(address)} {port}/{names.get(protocol, protocol)}"
     if key.map == "backends":
         return "pool {} slot {}".format(*layout.read_slot(key.key))
+    if key.map == "maglev":
+        return "pool {} table {:08x} stretch {}".format(*layout.read_stretch(key.key))
     if key.map == "pods":
         return layout.read_prefix(key.key)
     if key.map == "sources":
@@ -67,6 +69,7 @@ def _service(maps: Mapping[str, int], name: str, service: Service) -> Iterator[s
     words.append(f"outside pool {service.outside.id} of {service.outside.size}")
     words += [f"guard {service.guard}"] if service.guard else []
     words += [f"affinity {service.affinity} s"] if service.affinity else []
+    words += [f"by Maglev's table {service.table:08x} of {service.places}"] if service.places else []
     words += [what for flag, what in _FLAGS.items() if service.flags & flag]
     yield f"{name}: {', '.join(words)}"
     for pool in dict.fromkeys((service.inside, service.outside)):

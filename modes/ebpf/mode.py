@@ -9,22 +9,24 @@ from pathlib import Path
 
 from ebpf import layout, store, syscall
 from ebpf.hook import PACKET
-from ebpf.requirement import missing
 from ebpf.store import BadProgram, Store
 from modes.ebpf.devices import Devices, detach_all
 from modes.ebpf.entries import entries, spelled
 from modes.ebpf.flows import count_open
 from modes.ebpf.plan import Change, Plan
+from modes.ebpf.requirement import missing
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
 from modes.ebpf.udp_sockets import UdpSockets
 from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
-_PUT_ORDER = ("pods", "sources", "backends", "members", "services", "addresses")
+_PUT_ORDER = ("pods", "sources", "backends", "members", "maglev", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
 _PLANNED = frozenset(_PUT_ORDER)
 _COMES_AGAIN_S = 1.2
 """TCP sends a SYN again after a second (RFC 6298)."""
+_LATE = frozenset({"backends", "maglev"})
+"""Who has read a service looks into these."""
 _NOBODY_READS_S = 1.0
 """After that long no program is at work any more that read an entry which is gone."""
 
@@ -41,8 +43,8 @@ class EbpfMode:
         self._group = Path()
         self._site = Site()
         self._plan = Plan(self._site)
-        self._late: dict[bytes, float] = {}
-        """Slots that no service counts any more, and since when: a program may still look for them."""
+        self._late: dict[Key, float] = {}
+        """What no service leads to any more, and since when: a program may still look for it."""
         self._sockets = UdpSockets()
         self._devices = Devices()
         self._in_order = False
@@ -94,7 +96,9 @@ class EbpfMode:
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
-        were_stopped = self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        were_stopped = self._devices.serve(
+            packet_programs, self._maps["devices"], table.host.devices, table.host.pod_interfaces
+        )
         if were_stopped and not self._store.is_attached:
             # Another mode may serve yet. What was lost comes again, and must find it doing so: the second SYN of a
             # connection whose first one reached an endpoint.
@@ -124,15 +128,13 @@ class EbpfMode:
         self._put(shown, ("services", "backends"))
         self._delete(change.gone, ("members", "sources", "pods"))
         # Now that nobody counts them.
-        self._late.update(dict.fromkeys((key.key for key in change.gone if key.map == "backends"), time.monotonic()))
+        self._late.update(dict.fromkeys((key for key in change.gone if key.map in _LATE), time.monotonic()))
 
     def _put(self, entries: Entries, order: tuple[str, ...]) -> None:
         for name in order:
-            some = {key.key: value for key, value in entries.items() if key.map == name}
-            syscall.update(self._maps[name], some)
-            if name == "backends":
-                for key in some:
-                    self._late.pop(key, None)
+            syscall.update(self._maps[name], {key.key: value for key, value in entries.items() if key.map == name})
+        for key in entries:
+            self._late.pop(key, None)
 
     def _delete(self, gone: AbstractSet[Key], order: tuple[str, ...]) -> None:
         for name in order:
@@ -141,8 +143,8 @@ class EbpfMode:
     def _remove_late(self) -> None:
         now = time.monotonic()
         due = [key for key, since in self._late.items() if now - since > _NOBODY_READS_S]
-        syscall.delete(self._maps["backends"], due)
         for key in due:
+            syscall.delete(self._maps[key.map], [key.key])
             del self._late[key]
 
     def verify(self) -> list[Drift]:
@@ -160,9 +162,8 @@ class EbpfMode:
             yield Drift(None, "the addresses of this node are others now")
         wanted, owners = self._plan.entries(), self._plan.owners()
         there: Entries = {Key(name, key): value for name, some in self._read().items() for key, value in some.items()}
-        late = {Key("backends", key) for key in self._late}
         for key in there.keys() | wanted.keys():
-            if there.get(key) != wanted.get(key) and key not in late:
+            if there.get(key) != wanted.get(key) and key not in self._late:
                 how = "foreign" if key not in wanted else "missing" if key not in there else "changed"
                 yield Drift(owners.get(key), f"the entry {spelled(key)} of the map {key.map} is {how}")
         node = syscall.lookup(self._maps["config"], layout.number(0), layout.MAPS["config"].value)
@@ -221,8 +222,6 @@ def _said() -> Iterator[None]:
     except BadProgram as error:
         raise ModeError(f"a program of eBPF was not taken: {error}") from error
     except OSError as error:
-        if error.errno == errno.EPERM:
-            reason = missing() or error.strerror
-            raise ModeError(f"eBPF can't be used: {reason}") from error
         where = f" ({error.filename})" if error.filename else ""
-        raise ModeError(f"eBPF can't be used: {error.strerror or error}{where}") from error
+        reason = (missing() if error.errno == errno.EPERM else None) or f"{error.strerror or error}{where}"
+        raise ModeError(f"eBPF can't be used: {reason}") from error

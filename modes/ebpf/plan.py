@@ -6,7 +6,18 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from ebpf import layout
-from modes.ebpf.route import ROLES, Entries, Ids, Key, addresses_of, entries_of, is_guarded, places
+from modes.ebpf.route import (
+    ROLES,
+    Entries,
+    Ids,
+    Key,
+    Places,
+    addresses_of,
+    entries_of,
+    is_guarded,
+    places,
+    places_of,
+)
 from modes.ebpf.site import Site
 from pyproxy.table import Backend, Host, Pool, Route, RouteId, Scope, Table
 
@@ -39,6 +50,8 @@ class _Written:
     route: Route
     """With its backends in the order of their slots."""
     ids: Ids
+    spread: Places
+    """Kept, since it is dear to make."""
 
 
 class Plan:
@@ -115,7 +128,7 @@ class Plan:
         return {key: route_id for route_id, one in self._routes.items() for key in self._entries(one)}
 
     def _entries(self, written: _Written) -> Entries:
-        return entries_of(written.route, written.ids, self.host, self._site)
+        return entries_of(written.route, written.ids, written.spread, self.host, self._site)
 
     def _bits_of(self, address: bytes) -> int:
         bits = layout.ADDRESS_NODE if address in self._answering else 0
@@ -126,7 +139,8 @@ class Plan:
     def _numbered(self, route: Route, old: _Written | None) -> _Written:
         """With the numbers and the order of backends that it had before."""
         if old:
-            return _Written(route.in_places_of(old.route), old.ids)
+            route = route.in_places_of(old.route)
+            return _Written(route, old.ids, places_of(route, self.host, old.spread))
         known = self._known(route)
         ids = Ids(
             (self._id(known.get(ROLES[0])), self._id(known.get(ROLES[1])), self._id(known.get(ROLES[2]))),
@@ -135,12 +149,8 @@ class Plan:
         # Equal pools had one number together, and so one order.
         before = (self._pool(pool, known.get(role, 0)) for role, pool in zip(ROLES, route.pools, strict=True))
         internal, external, short_circuit = before
-        return _Written(
-            route.in_places_of(
-                replace(route, internal=internal, external=external, short_circuit=short_circuit),
-            ),
-            ids,
-        )
+        route = route.in_places_of(replace(route, internal=internal, external=external, short_circuit=short_circuit))
+        return _Written(route, ids, places_of(route, self.host))
 
     def _known(self, route: Route) -> dict[str, int]:
         """The numbers that the maps found have for it."""

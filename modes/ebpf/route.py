@@ -1,12 +1,14 @@
 """A route as entries of the maps: pure values, no kernel."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ebpf import layout
+from modes.ebpf import maglev
 from modes.ebpf.site import Site
-from pyproxy.table import IP, Host, OnEmpty, Pool, Route, Scope, family_of
+from pyproxy.table import IP, EbpfAlgorithm, Host, OnEmpty, Pool, Route, Scope, family_of
 
 
 class Key(NamedTuple):
@@ -28,6 +30,39 @@ class Ids:
     pools: tuple[int, int, int]
     """By ROLES."""
     guard: int
+
+
+class Places(NamedTuple):
+    """A table of Maglev's as the maps have it."""
+
+    backends: tuple[bytes, ...] = ()
+    """In the order of their slots; empty where any is chosen."""
+    version: int = 0
+    """Tells it from any that the same pool had lately: another table is written beside it."""
+    size: int = 0
+    stretches: tuple[bytes, ...] = ()
+
+
+NO_PLACES = Places()
+
+
+def places_of(route: Route, host: Host, known: Places = NO_PLACES) -> Places:
+    """By which those from outside are spread; ``known``: what the route had before.
+
+    A ClusterIP has none: those who use it are inside.
+    """
+    is_exposed = route.node_port or any(one.scope is not Scope.CLUSTER_IP for one in route.frontends)
+    if host.ebpf_algorithm is not EbpfAlgorithm.MAGLEV or not is_exposed:
+        return NO_PLACES
+    backends = tuple(layout.backend(one.ip, one.port) for one in route.external.backends)
+    if backends == known.backends:
+        return known
+    slots = maglev.table(backends)
+    if not slots:
+        return Places(backends)
+    stretches = layout.stretches(slots)
+    digest = hashlib.blake2b(b"".join(stretches), digest_size=4).digest()
+    return Places(backends, int.from_bytes(digest, "big"), len(slots), stretches)
 
 
 def pools_of(route: Route, ids: Ids) -> dict[str, layout.Pool]:
@@ -56,7 +91,7 @@ def places(route: Route) -> Iterator[tuple[bytes, Scope | None, IP | None]]:
         )
 
 
-def entries_of(route: Route, ids: Ids, host: Host, site: Site) -> Entries:
+def entries_of(route: Route, ids: Ids, spread: Places, host: Host, site: Site) -> Entries:
     entries: Entries = {}
     pools = pools_of(route, ids)
     guarded = False
@@ -65,6 +100,8 @@ def entries_of(route: Route, ids: Ids, host: Host, site: Site) -> Entries:
         guarded = guarded or is_guarded_here
         lets_node_in = is_guarded_here and address is not None and _lets_in(route, site.source_to(address))
         service = _service(route, pools, ids, host, scope, lets_node_in)
+        if scope is not Scope.CLUSTER_IP:
+            service = service._replace(table=spread.version, places=spread.size)
         entries[Key("services", place)] = service.packed()
     if not entries:
         return entries
@@ -74,6 +111,8 @@ def entries_of(route: Route, ids: Ids, host: Host, site: Site) -> Entries:
             packed = layout.backend(backend.ip, backend.port)
             entries[Key("backends", layout.slot(number, place_in_pool))] = packed
             entries[Key("members", layout.member(number, packed))] = layout.ONE
+    for at, stretch in enumerate(spread.stretches):
+        entries[Key("maglev", layout.stretch(pools["external"].id, spread.version, at))] = stretch
     if guarded:
         for prefix in route.allowed_sources or ():
             if family_of(prefix) is route.id.family:

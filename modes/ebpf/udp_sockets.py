@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 
 from ebpf import layout, network_namespace, store, syscall
 from pyproxy.kernel.netlink import Message, Netlink
@@ -33,6 +34,8 @@ class UdpSockets:
     def __init__(self) -> None:
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
+        self._is_barred = False
+        """Whether it was said that this process may not do all of it."""
 
     def check(self) -> None:
         """Backends went: end, soon, the sockets that are connected to any."""
@@ -49,6 +52,11 @@ class UdpSockets:
                 # Who was about to connect as the backend went is found when it has done it.
                 self._woken.wait(_SETTLES_S)
                 self._end_stale(forget=True)
+            except PermissionError as error:
+                if not self._is_barred:
+                    reason = f"{error.strerror}: it takes CAP_SYS_ADMIN"
+                    log.warning("UDP sockets of pods can't be ended when an endpoint goes", extra={"reason": reason})
+                self._is_barred = True
             except OSError as error:
                 log.warning("UDP sockets can't be ended", extra={"reason": error})
 
@@ -73,12 +81,27 @@ def _end_stale(maps: Mapping[str, int], forget: bool) -> None:
             stale.setdefault(peer.namespace, {})[peer.cookie] = peer.backend
     if not stale:
         return
-    ended = sum(end_sockets(stale[cookie]) for cookie in network_namespace.each() if cookie in stale)
-    if ended:
-        log.info("UDP sockets ended", extra={"count": ended})
+    _end(stale)
     if forget:
         gone = [key for key, peer in keys.items() if not usable[peer.place, peer.backend]]
         syscall.delete(maps["udp_peers"], gone)
+
+
+def _end(stale: dict[int, dict[int, bytes]]) -> None:
+    """``stale``: sockets by network namespace, with the backends that they are connected to. Empties it.
+
+    Raises PermissionError where a namespace may not be entered, which comes after the node's own.
+    """
+    ended = 0
+    with closing(network_namespace.each()) as namespaces:
+        try:
+            for cookie in namespaces:
+                ended += end_sockets(stale.pop(cookie, {}))
+                if not stale:
+                    return
+        finally:
+            if ended:
+                log.info("UDP sockets ended", extra={"count": ended})
 
 
 def _is_usable(maps: Mapping[str, int], place: bytes, backend: bytes) -> bool:
@@ -95,7 +118,9 @@ def _is_usable(maps: Mapping[str, int], place: bytes, backend: bytes) -> bool:
 
 def end_sockets(wanted: dict[int, bytes]) -> int:
     """Those of this thread's network namespace, by their cookies, if connected to that backend; how many there were."""
-    found = []
+    found: list[Message] = []
+    if not wanted:
+        return 0
     with Netlink(_SOCK_DIAG) as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
             head = _REQUEST.pack(family, socket.IPPROTO_UDP, 0, _ESTABLISHED)

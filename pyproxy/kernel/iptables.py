@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pyproxy.address import Family
-from pyproxy.kernel import nf_tables, program
+from pyproxy.kernel import capability, nf_tables, program
 from pyproxy.kernel.error import ModeError
 from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
 
@@ -22,7 +22,7 @@ _ENTRIES = ("PREROUTING", "OUTPUT")
 _ON_ITS_WAY_S = 0.05
 _HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
 """Chains by which kubelet tells others the flavour of the host (KEP-3178)."""
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+_CAPABILITIES = ("CAP_NET_ADMIN", "CAP_NET_RAW")
 _TELLING = ("filter", "nat", "mangle")
 """Tables whose rules tell which flavour is in use."""
 
@@ -226,9 +226,7 @@ def _legacy_tables(d: Dialect) -> list[str]:
 
 def lacking_capabilities() -> str:
     """Those of this process that iptables takes and it does not have; legacy tables take a raw socket."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    effective = int(status["CapEff"], 16)
-    return " and ".join(name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1)
+    return " and ".join(capability.lacking(_CAPABILITIES))
 
 
 def _run(command: list[str], stdin: str = "") -> str:

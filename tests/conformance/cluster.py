@@ -48,6 +48,11 @@ class Candidate:
     families: tuple[str, ...] = manifests.FAMILIES
     """That it can serve."""
 
+    @property
+    def is_ours(self) -> bool:
+        """This pyproxy, maybe started by another program."""
+        return any(self.command[at : at + len(OURS)] == OURS for at in range(len(self.command)))
+
     def filled(self, **values: str | Path) -> list[str]:
         words = list(self.command)
         for name, value in values.items():
@@ -116,7 +121,7 @@ class Cluster:
     def start(self) -> None:
         places = {"config": self.config, "kubeconfig": self.kubeconfig}
         command = self._candidate.filled(**places, node=NODE_NAME, mode=self.mode)
-        if self._candidate.command[: len(OURS)] == OURS:
+        if self._candidate.is_ours:
             command += self.lab.flags
         self.proxy = Subject(self.lab, ["env", "PYTHONFAULTHANDLER=1", *command], self._log)
 

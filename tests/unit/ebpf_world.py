@@ -40,7 +40,7 @@ class World:
 
     def change(self, *routes: Route, host: Host = HOST) -> None:
         """The services alone: flows stay, as do numbers of pools."""
-        planned = ("services", "backends", "members", "sources", "addresses", "pods")
+        planned = ("services", "backends", "members", "maglev", "sources", "addresses", "pods")
         found = {name: dict(syscall.entries(self.store.maps[name])) for name in planned}
         plan = Plan(Site(1, frozenset(NODE.values()), source_to=lambda _: None), found)
         plan.change(Table({route.id: route for route in routes}, host), {route.id for route in routes})
@@ -71,9 +71,9 @@ class World:
 
 
 @contextmanager
-def world() -> Iterator[World]:
+def world(name: str = "ebpf") -> Iterator[World]:
     """The calling thread is in its network namespace meanwhile."""
-    namespace = Namespace(f"{PREFIX}{os.getpid()}-ebpf")
+    namespace = Namespace(f"{PREFIX}{os.getpid()}-{name}")
     try:
         namespace.create()
         with namespace.entered():

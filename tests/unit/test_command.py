@@ -17,7 +17,7 @@ from pyproxy.controller import Pace
 from pyproxy.host import DetectLocal, HostOptions
 from pyproxy.modes import UnknownMode
 from pyproxy.proxy import Proxy, Source
-from pyproxy.table import IP, Drift, Ipvs, Mode, ModeError, Prefix, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, EbpfAlgorithm, Ipvs, Mode, ModeError, Prefix, Route, RouteId, Table, Transport
 
 
 class PaperMode:
@@ -261,6 +261,24 @@ def test_userspace_mode_has_as_many_relays_as_the_flag_says(
 def test_wrong_numbers_of_relays_are_named(wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, f"--userspace-workers={wrong}") == 2
     assert "--userspace-workers" in only_error(capsys)
+
+
+def test_ebpf_mode_goes_by_its_flags(tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path, "--ebpf-algorithm", "maglev", "--devices", "eth0,bond+", "--cgroup", str(tmp_path)) == 0
+    assert started.host.ebpf_algorithm is EbpfAlgorithm.MAGLEV
+    assert started.host.devices == ("eth0", "bond*")
+    assert started.host.cgroup == str(tmp_path)
+
+
+def test_ebpf_mode_without_flags(tmp_path: Path, started: Started) -> None:
+    assert run(tmp_path) == 0
+    assert (started.host.ebpf_algorithm, started.host.devices) == (EbpfAlgorithm.RANDOM, ())
+
+
+@pytest.mark.parametrize("flag", ["--ebpf-algorithm=rr", "--devices=eth0,,eth1", "--devices=et+h", "--cgroup=/nowhere"])
+def test_wrong_flags_of_ebpf_are_named(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, flag) == 2
+    assert flag.partition("=")[0] in only_error(capsys)
 
 
 def flags_help() -> str:

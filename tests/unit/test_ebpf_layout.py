@@ -20,7 +20,7 @@ os.environ["BCC_KERNEL_SOURCE"] = str(HERE)
 from bcc import BPF
 machine = os.uname().machine
 flags = ["-I/usr/include", f"-I/usr/include/{machine}-linux-gnu"]
-bpf = BPF(text=f'#define PINS "{sys.argv[1]}"\\n' + flattened("packet.c"), cflags=flags)
+bpf = BPF(text=flattened("packet.c"), cflags=flags)
 
 def fields(kind, at=0):
     for name, inner, *_ in getattr(kind, "_fields_", ()):
@@ -28,7 +28,7 @@ def fields(kind, at=0):
         yield from fields(inner, at + getattr(kind, name).offset)
 
 told = {}
-for name in sys.argv[2:]:
+for name in sys.argv[1:]:
     table = bpf[name]
     told[name] = [[ctypes.sizeof(one), list(fields(one))] for one in (table.Key, table.Leaf)]
 print(json.dumps(told))
@@ -43,7 +43,7 @@ def bpf() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def told(bpf: World) -> Any:
-    command = [sys.executable, "-c", _TELL, str(bpf.store.folder), *MAPS]
+    command = [sys.executable, "-c", _TELL, *MAPS]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -57,14 +57,21 @@ def test_keys_and_values_are_as_large_as_in_c(told: Any, name: str) -> None:
 PACKED: list[tuple[str, int, bytes, dict[str, bytes]]] = [
     ("services", 0, layout.place(layout.address("10.0.0.1"), 80, "udp"), {"port": b"\0\x50", "protocol": b"\x11"}),
     (
-        *("services", 1, layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7).packed()),
+        *("services", 1, layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7, 8, 9).packed()),
         {
             "guard": b"\5\0\0\0",
             "affinity": b"\6\0\0\0",
             "flags": b"\7\0\0\0",
+            "table": b"\x08\0\0\0",
+            "places": b"\x09\0\0\0",
             "inside": bytes([1, 0, 0, 0, 2, 0, 0, 0]),
         },
     ),
+    (
+        *("maglev", 0, layout.stretch(258, 7, 9)),
+        {"pool": b"\2\1\0\0", "version": b"\7\0\0\0", "number": b"\x09\0\0\0"},
+    ),
+    ("maglev", 1, layout.stretches([258, 7])[0], {"slot": b"\2\1\7\0" + bytes(508)}),
     ("backends", 0, layout.slot(258, 9), {"pool": b"\2\1\0\0", "number": b"\x09\0\0\0"}),
     ("backends", 1, layout.backend("10.0.0.1", 8080), {"port": b"\x1f\x90"}),
     ("members", 0, layout.member(7, layout.backend("fd00::1", 8080)), {"pool": b"\7\0\0\0", "port": b"\x1f\x90"}),
@@ -100,7 +107,7 @@ def test_addresses_are_read_as_they_are_written(ip: str) -> None:
 def test_what_is_read_is_what_was_packed() -> None:
     way = layout.Way("10.0.0.1", 1, "10.0.0.2", 2, 6, 1)
     flow = layout.Flow("fd00::1", 8080, 0, 3, 2.0)
-    service = layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7)
+    service = layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7, 8, 9)
     assert layout.read_tuple(way.packed()) == way
     assert layout.read_flow(flow.packed()) == flow
     assert layout.read_service(service.packed()) == service

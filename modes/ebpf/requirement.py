@@ -5,12 +5,12 @@ import os
 import struct
 from pathlib import Path
 
-from ebpf import cgroup, network_namespace, syscall
+from ebpf import cgroup, network_namespace, pins, syscall
 from ebpf.compiler import interpreter
 from ebpf.hook import SOCKET
+from pyproxy.kernel import capability
 
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
-_SYS_ADMIN = 21  # it stands for all three of them
+_CAPABILITIES = ("CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF")
 _SET_RETVAL = 187  # BPF_FUNC_set_retval
 
 
@@ -20,13 +20,15 @@ def missing() -> str | None:
         return "the Python package of BCC is not installed (Debian package python3-bpfcc)"
     if not Path("/usr/include/linux/bpf.h").exists():
         return "the kernel's headers for user space are not installed (Debian package linux-libc-dev)"
-    if lacking := _lacking_capabilities():
-        return f"it takes the capabilities {', '.join(lacking)} (run as root)"
+    if lacking := capability.lacking(_CAPABILITIES):
+        return f"it takes the capability {' and '.join(lacking)} (run as root)"
     root = cgroup.root()
     if root is None:
         return "cgroup v2 is not mounted"
     if cgroup.is_own(root):
         return f"the cgroup at {root} is this container's own: mount the host's there"
+    if not pins.is_mounted() and capability.lacking(["CAP_SYS_ADMIN"]):
+        return f"the BPF file system is not mounted at {pins.FILE_SYSTEM}, and mounting it takes CAP_SYS_ADMIN"
     try:
         network_namespace.cookie()
         os.close(syscall.create_map("pyproxy_trial", syscall.MapSpec(syscall.HASH, 4, 4, 1)))
@@ -35,15 +37,6 @@ def missing() -> str | None:
         if error.errno == errno.ENOSYS:
             return "this kernel has no bpf(2)"
         return f"this kernel does not take what is needed of eBPF ({error.strerror})"
-
-
-def _lacking_capabilities() -> list[str]:
-    status = dict(line.split(":", 1) for line in Path("/proc/thread-self/status").read_text().splitlines())
-    effective = int(status["CapEff"], 16)
-    lacking = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
-    if effective >> _SYS_ADMIN & 1:
-        lacking = [name for name in lacking if name == "CAP_NET_ADMIN"]
-    return lacking
 
 
 def _lacking_helper() -> str | None:

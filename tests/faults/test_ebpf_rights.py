@@ -1,0 +1,131 @@
+"""What ebpf mode takes of root's powers and of the kernel: that it is enough, and that what lacks is named."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from bench.ask import datagram, open_socket
+from bench.lab import Lab
+from ebpf import pins, store
+from modes.ebpf import requirement
+from tests.conformance.cluster import OURS, Candidate, Cluster, until
+from tests.conformance.manifests import FAMILIES, PORTS, service, slices, target
+from tests.faults.commands import is_one_sentence, pyproxy
+
+NEEDED = ("net_admin", "bpf", "perfmon")
+WITHOUT_PINS = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /sys/fs/bpf && exec "$0" "$@"')
+"""A BPF file system of the command's own would be the machine's again: here is none."""
+
+
+def only(*capabilities: str) -> tuple[str, ...]:
+    """What runs a command as a root that has no others, nor any way to get them."""
+    few = ",".join(("-all", *(f"+{one}" for one in capabilities)))
+    return ("setpriv", "--no-new-privs", "--bounding-set", few, "--inh-caps", few)
+
+
+def test_three_capabilities_are_enough_and_what_a_fourth_is_for_is_said() -> None:
+    """Programs compiled and loaded, found again after a restart, replaced, removed; endpoints that come and go."""
+    with Cluster(Candidate("ebpf", (*only(*NEEDED), *OURS)), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        cluster.apply("web", service(1), *slices(1, ["pod-2", "pod-4"]))
+        assert everywhere(cluster) == {"pod-2", "pod-4"}
+        cluster.kill()
+        cluster.start()
+        with udp_client(cluster, "node") as of_node, udp_client(cluster, "pod-1") as of_pod:
+            cluster.apply("web", service(1), *slices(1, ["pod-3"]))
+            assert everywhere(cluster) == {"pod-3"}
+            until(lambda: is_ended(of_node), lambda: "the node's own socket is connected to an endpoint that went")
+            until(lambda: "CAP_SYS_ADMIN" in cluster.log(), lambda: cluster.log()[-2000:])
+            assert not is_ended(of_pod)
+            cluster.apply("web", service(1), *slices(1, ["pod-2"]))
+        said = len(cluster.log())
+        until(lambda: "verified drift=0" in cluster.log()[said:], lambda: cluster.log()[said:])
+        assert cluster.log().count("UDP sockets of pods can't be ended") == 1
+        assert "ERROR" not in cluster.log()
+        cluster.kill()
+        done = pyproxy(cluster.lab, "cleanup", inside=only(*NEEDED))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert pyproxy(cluster.lab, "cleanup").stdout == "nothing to remove\n"
+
+
+def everywhere(cluster: Cluster) -> set[str]:
+    return {
+        cluster.ask(who, 1, kind, family, protocol).pod
+        for who, kind in (("pod-1", "ClusterIP"), ("node", "ExternalIP"), ("client", "NodePort"))
+        for family in FAMILIES
+        for protocol in PORTS
+        for _ in range(8)
+    }
+
+
+def udp_client(cluster: Cluster, who: str) -> socket.socket:
+    """That is connected to an endpoint."""
+    to = target(1, "ClusterIP", "IPv4", "UDP")
+    client = open_socket(cluster.host(who), to[0], "UDP")
+    client.settimeout(3)
+    client.connect(to)
+    datagram(client)
+    return client
+
+
+def is_ended(client: socket.socket) -> bool:
+    try:
+        client.getpeername()
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("lacking", NEEDED)
+def test_each_of_them_is_named_if_it_lacks(lab: Lab, lacking: str) -> None:
+    inside = only(*(one for one in NEEDED if one != lacking))
+    assert_says(lab, f"it takes the capability CAP_{lacking.upper()} (run as root)", inside)
+
+
+def test_one_for_all_of_bpf_is_as_good(lab: Lab) -> None:
+    """CAP_SYS_ADMIN, which was all that older kernels had."""
+    done = pyproxy(lab, "modes", "--json", inside=only("net_admin", "sys_admin"))
+    assert [one["runs"] for one in json.loads(done.stdout) if one["mode"] == "ebpf"] == [True]
+
+
+def test_a_bpf_file_system_that_it_may_not_mount_is_named(lab: Lab) -> None:
+    inside = (*WITHOUT_PINS, *only(*NEEDED))
+    assert_says(lab, "the BPF file system is not mounted at /sys/fs/bpf, and mounting it takes CAP_SYS_ADMIN", inside)
+
+
+def test_a_bpf_file_system_that_it_may_mount_is_mounted(lab: Lab) -> None:
+    script = "from ebpf import pins; pins.mount(); pins.mount(); print(pins.is_mounted())"
+    done = subprocess.run([*WITHOUT_PINS, sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def assert_says(lab: Lab, what: str, inside: Sequence[str]) -> None:
+    done = pyproxy(lab, "run", "--manifests", "/tmp", "--mode", "ebpf", inside=inside)
+    assert (done.returncode, is_one_sentence(done.stderr)) == (1, True), done.stderr
+    assert what in done.stderr
+    listed = json.loads(pyproxy(lab, "modes", "--json", inside=inside).stdout)
+    assert [one["reason"] for one in listed if one["mode"] == "ebpf"] == [what]
+
+
+def test_a_kernel_without_the_helper_that_refuses_is_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This kernel is asked for one that it does not have."""
+    assert requirement.missing() is None
+    monkeypatch.setattr(requirement, "_SET_RETVAL", 9999)
+    assert requirement.missing() == "this kernel can't refuse connections by eBPF (bpf_set_retval, Linux 5.18)"
+
+
+def test_what_the_verifier_says_of_a_program_that_it_does_not_take_is_told() -> None:
+    """Without CAP_PERFMON it takes no comparison of pointers."""
+    with Lab() as lab, lab.node.namespace.entered():
+        opened = store.Store()
+        with pytest.MonkeyPatch.context() as patch:
+            run = subprocess.run
+            patch.setattr(subprocess, "run", lambda command, **rest: run([*only("net_admin", "bpf"), *command], **rest))
+            with pytest.raises(store.BadProgram, match=r"error: Permission denied: .*pointer comparison prohibited"):
+                opened.open()
+        assert [path.name.partition("-")[0] for path in pins.folder().iterdir()] == ["maps"]
+        opened.open()
+        opened.close()
