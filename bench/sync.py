@@ -6,18 +6,13 @@ nobody contacts. Of the canary one object changes: in a file of its own, or at t
 """
 
 import json
-import os
-import platform
 import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +24,7 @@ from rich.table import Table
 from bench import synthetic
 from bench.ask import ask
 from bench.contender import Contender
+from bench.environment import environment
 from bench.feed import CANARY, Manifests, ViaApi, move_canary, put_canary, put_node
 from bench.lab import Lab
 from bench.subject import Subject, pyproxy_run
@@ -119,7 +115,7 @@ class SyncBench:
             change_s=samples,
             resident_mib=after.resident_mib,
             peak_mib=after.peak_mib,
-            environment=_environment(),
+            environment=environment(),
         )
 
 
@@ -168,25 +164,6 @@ def _wait_until_done(log: IO[bytes]) -> None:
 def _text(log: IO[bytes]) -> str:
     """All that was logged, without moving the place where the proxy writes."""
     return Path(f"/proc/self/fd/{log.fileno()}").read_text(errors="replace")
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "kernel": platform.release(),
-        "machine": f"{os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "nft": _version("nft"),
-        "iptables": _version("iptables"),
-        "load": f"{os.getloadavg()[0]:.2f}",
-    }
-
-
-def _version(program: str) -> str:
-    """The second word of what it says; empty without the program."""
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout if found else ""
-    return "".join(said.split()[1:2])
 
 
 def _table(results: list[SyncResult]) -> Table:

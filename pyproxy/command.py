@@ -31,7 +31,7 @@ AUTO_ORDER = ("nftables", "ipvs", "iptables", "ebpf", "userspace")
 itself before it goes first."""
 
 
-_SIZES = (10, 1_000, 10_000)
+_SIZES, _LATENCY_SIZES = (10, 1_000, 10_000), (1, 1_000, 10_000)
 """Services to measure with, unless told otherwise."""
 
 
@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure it on this machine", description="Measurements in the lab.")
     scenarios = bench.add_subparsers(required=True, metavar="SCENARIO")
     _add_bench_sync(scenarios)
+    _add_bench_latency(scenarios)
     text = "How long it takes to remove stale UDP flows among many, and whether a sync waits for it."
     conntrack = scenarios.add_parser("conntrack", help="stale UDP flows", description=text)
     conntrack.add_argument("--mode", default="nftables", help="(default: nftables)")
@@ -128,6 +129,35 @@ def _add_bench_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentPars
     sync.add_argument("--changes", type=_count, default=50, metavar="C", help="to measure (default: 50)")
     sync.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all samples there")
     sync.set_defaults(command=_bench_sync)
+
+
+def _add_bench_latency(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    latency = scenarios.add_parser(
+        "latency", help="connections, requests and datagrams", description=_bench_latency.__doc__
+    )
+    latency.add_argument(
+        "--mode", action="append", metavar="M[,M…]", help="may be repeated (default: each that runs here)"
+    )
+    latency.add_argument(
+        "--services", type=_counts, default=_LATENCY_SIZES, metavar="N[,N…]", help="(default: 1,1000,10000)"
+    )
+    latency.add_argument(
+        "--endpoints", type=_counts, default=(2,), metavar="E[,E…]", help="of each service (default: 2)"
+    )
+    latency.add_argument("--rounds", type=_count, default=60, metavar="R", help="at each size (default: 60)")
+    latency.add_argument(
+        "--samples", type=_count, default=200, metavar="S", help="of each figure in a round (default: 200)"
+    )
+    latency.add_argument(
+        "--warm-up",
+        type=_count,
+        default=70_000,
+        metavar="C",
+        help="connections by each way before the first round (default: 70000, which fill ebpf mode's map of sockets)",
+    )
+    latency.add_argument("--seed", type=_count, default=1, metavar="S", help="of the order in a round (default: 1)")
+    latency.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all samples there")
+    latency.set_defaults(command=_bench_latency)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -289,6 +319,32 @@ def _bench_sync(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
 
 
+def _bench_latency(options: argparse.Namespace) -> int:
+    """How long a connection, a request or a datagram takes, from a pod to a ClusterIP and from outside to a node port,
+    against a path where no proxy ever ran; and what bystanders pay. Ctrl-C ends it with what was measured so far. The
+    exit status is 1 if a mode fell out, 130 after Ctrl-C. docs/benchmarking.md says how it is done."""
+    _prepare_for_the_lab()
+    from bench.contender import contenders
+    from bench.latency import MOST_ENDPOINTS, LatencyBench, Plan
+    from bench.latency_report import report
+
+    if max(options.endpoints) > MOST_ENDPOINTS:
+        raise UsageError(f"--endpoints {max(options.endpoints)}: at most {MOST_ENDPOINTS}, since each of them answers")
+    asked = [name for text in options.mode or () for name in text.split(",")] or modes.names()
+    why_not = {name: modes.load(name).probe() for name in dict.fromkeys(asked)}
+    skipped = {name: why for name, why in why_not.items() if why is not None}
+    runnable = [name for name in why_not if name not in skipped]
+    if not runnable:
+        raise UsageError(f"no mode is left to measure ({'; '.join(': '.join(one) for one in skipped.items())})")
+    plan = Plan(options.rounds, options.samples, options.warm_up, options.seed)
+    benches = [
+        LatencyBench(contenders(runnable), services, endpoints, plan)
+        for services in options.services
+        for endpoints in options.endpoints
+    ]
+    return report(benches, plan, skipped, options.json)
+
+
 def _bench_conntrack(options: argparse.Namespace) -> int:
     _prepare_for_the_lab()
     _choose(options.mode)
@@ -314,3 +370,8 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Without those that came before."""
+    return tuple(dict.fromkeys(_count(one) for one in text.split(",")))

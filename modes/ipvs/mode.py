@@ -155,7 +155,7 @@ class IpvsMode:
 
         What only goes, or kept somebody out, goes first, but endpoints that come are there before, and before them what
         lets them reach themselves. What else moves from one set to another comes first. An address is claimed when all
-        is ready for it; then others get new ports, and last of all servers get other endpoints and nothing else.
+        is ready for it; and at last others get new ports, and servers other endpoints and nothing else, at once.
         """
         wanted, come, gone = self._plan.servers, in_order(come), gone_in_order(gone)
         leaving, moving = _claims(gone) & self._addresses.claimed, {slot.key for slot in come}
@@ -175,8 +175,7 @@ class IpvsMode:
         self._addresses.claim(claims)
         rest = {slot: mark for slot, mark in come.items() if _address(slot) not in new and slot not in hairpins}
         ipset.change(self._sets, later, rest)
-        self._servers.extend(self.ipvs, {key: wanted[key] for key in last})
-        self._servers.quieten(self.ipvs, last, wanted)
+        self._servers.exchange(self.ipvs, {key: wanted[key] for key in last})
         ipset.change(self._sets, [*late, *map(_draining, returning)], {})
         self._addresses.leave(leaving - claims)
         self._servers.remove(self.ipvs, keys, wanted)

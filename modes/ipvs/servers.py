@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from modes.ipvs.route import Server
 from pyproxy.kernel.ipvs import Ipvs, Key, Load, Real, Service, VirtualServer, spell
+from pyproxy.kernel.netlink import Message
 from pyproxy.table import IP
 
 LONGEST_DRAIN_S = 15 * 60.0
@@ -58,7 +59,17 @@ class Servers:
 
     def extend(self, ipvs: Ipvs, wanted: Mapping[Key, Server]) -> None:
         """All that is to come, and nothing that is to go."""
-        new = []
+        ipvs.carry_out(self._coming(ipvs, wanted))
+
+    def quieten(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
+        """No new connections to what of those ``keys`` is not wanted any more."""
+        ipvs.carry_out(self._going(ipvs, keys, wanted))
+
+    def exchange(self, ipvs: Ipvs, wanted: Mapping[Key, Server]) -> None:
+        """Both at once: who sees what comes does not see what goes."""
+        ipvs.carry_out([*self._coming(ipvs, wanted), *self._going(ipvs, wanted, wanted)])
+
+    def _coming(self, ipvs: Ipvs, wanted: Mapping[Key, Server]) -> Iterator[Message]:
         old = {key: server for key, server in wanted.items() if key in self.held}
         for key in wanted:
             if key in old:
@@ -66,28 +77,21 @@ class Servers:
             server, reals = wanted[key], list(wanted[key].reals)
             # The schedulers begin with the first one: not the same on all nodes, nor for all services.
             random.shuffle(reals)
-            new.append((key, server.service, reals))
+            yield from ipvs.addition(key, server.service, reals)
             self.held[key] = Held(server.service, server.drains, dict.fromkeys(reals, 1))
-        ipvs.add(new)
-        ipvs.put(
-            {key: server.service for key, server in old.items() if server.service != self.held[key].service}, anew=False
-        )
-        come: list[tuple[Key, Real, int]] = []
-        back: list[tuple[Key, Real, int]] = []
         for key, server in old.items():
             held = self.held[key]
+            if server.service != held.service:
+                yield ipvs.alteration(key, server.service)
             held.service, held.drains = server.service, server.drains
             for real in server.reals:
                 if held.weights.get(real) != 1:
-                    (back if real in held.weights else come).append((key, real, 1))
+                    yield ipvs.weight(key, real, 1) if real in held.weights else ipvs.new_real(key, real)
                     held.weights[real] = 1
                     self._draining.pop((key, real), None)
-        ipvs.put_reals(come, anew=True)
-        ipvs.put_reals(back, anew=False)
 
-    def quieten(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
-        """No new connections to what of those ``keys`` is not wanted any more."""
-        quiet, now = [], self._clock()
+    def _going(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> Iterator[Message]:
+        now = self._clock()
         for key in keys:
             held = self.held.get(key)
             if held is None:
@@ -96,9 +100,8 @@ class Servers:
             for real in held.weights.keys() - stay:
                 self._draining.setdefault((key, real), now)
                 if held.weights[real]:
-                    quiet.append((key, real, 0))
+                    yield ipvs.weight(key, real, 0)
                     held.weights[real] = 0
-        ipvs.put_reals(quiet, anew=False)
 
     def remove(self, ipvs: Ipvs, keys: Iterable[Key], wanted: Mapping[Key, Server]) -> None:
         """What was quietened and lets nothing finish, after what is on its way has had its answer."""

@@ -146,44 +146,55 @@ class Ipvs:
                 reals[Real(_unpacked(key.family, fields[_REAL_ADDRESS]), port)] = load
         return reals
 
-    def add(self, servers: Iterable[tuple[Key, Service, Iterable[Real]]]) -> None:
-        """New ones, each with its real servers, of weight 1, right behind it: without any it refuses who comes."""
-        self._send(message for key, service, reals in servers for message in self._addition(key, service, reals))
+    def carry_out(self, changes: Iterable[Message], harmless: int = 0) -> None:
+        """In order, and those that fit into one system call without anybody seeing the half of them.
 
-    def _addition(self, key: Key, service: Service, reals: Iterable[Real]) -> Iterator[Message]:
+        ``harmless``: the errno of one that is as good as done.
+        """
+        with as_mode_error("IPVS can't be changed"):
+            failures = self._netlink.send(changes)
+        for failure in failures:
+            if failure.code != harmless:
+                raise ModeError(f"IPVS does not take {_spoken(failure)}: {failure.reason}") from OSError(
+                    failure.code, failure.reason
+                )
+
+    def addition(self, key: Key, service: Service, reals: Iterable[Real]) -> Iterator[Message]:
+        """A new one with its real servers, of weight 1, right behind it: without any it refuses who comes."""
         yield self._message(_NEW_SERVICE, _described(key, service))
         for real in reals:
-            yield self._message(_NEW_REAL, _named(key) + _weighed(key, real, 1))
+            yield self.new_real(key, real)
 
-    def put(self, services: dict[Key, Service], *, anew: bool) -> None:
-        """``anew``: make them; otherwise they are there and become so."""
-        command = _NEW_SERVICE if anew else _SET_SERVICE
-        self._send(self._message(command, _described(key, service)) for key, service in services.items())
+    def alteration(self, key: Key, service: Service) -> Message:
+        return self._message(_SET_SERVICE, _described(key, service))
+
+    def new_real(self, key: Key, real: Real) -> Message:
+        """Of weight 1."""
+        return self._message(_NEW_REAL, _named(key) + _weighed(key, real, 1))
+
+    def weight(self, key: Key, real: Real, weight: int) -> Message:
+        """For a real server that is there."""
+        return self._message(_SET_REAL, _named(key) + _weighed(key, real, weight))
 
     def remove(self, keys: Iterable[Key]) -> None:
-        self._send((self._message(_DELETE_SERVICE, _named(key)) for key in keys), harmless=errno.ESRCH)
-
-    def put_reals(self, reals: Iterable[tuple[Key, Real, int]], *, anew: bool) -> None:
-        """With their weights."""
-        command = _NEW_REAL if anew else _SET_REAL
-        self._send(self._message(command, _named(key) + _weighed(key, real, weight)) for key, real, weight in reals)
+        self.carry_out((self._message(_DELETE_SERVICE, _named(key)) for key in keys), harmless=errno.ESRCH)
 
     def remove_reals(self, reals: Iterable[tuple[Key, Real]]) -> None:
         messages = (self._message(_DELETE_REAL, _named(key) + _weighed(key, real, 0)) for key, real in reals)
-        self._send(messages, harmless=errno.ENOENT)
+        self.carry_out(messages, harmless=errno.ENOENT)
 
     def set_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
         """In seconds; 0 leaves one as it is."""
         given = [(_TCP, tcp), (_TCP_FIN, tcp_fin), (_UDP, udp)]
         if fields := b"".join(attribute(kind, struct.pack("=I", seconds)) for kind, seconds in given if seconds):
-            self._send([self._message(_SET_CONFIG, fields)])
+            self.carry_out([self._message(_SET_CONFIG, fields)])
 
     def try_scheduler(self, family: Family, mark: int, name: str) -> None:
         """Whether the kernel has it, by a virtual server that nobody comes to. Raises ModeError that names it."""
         key = Key(family, "", None, 0, mark)
         self.remove([key])  # whoever tried before may not have come so far
         try:
-            self.put({key: Service(name)}, anew=True)
+            self.carry_out(self.addition(key, Service(name), ()))
         except ModeError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 reason = f"this kernel has no IPVS scheduler {name} (module ip_vs_{name}); set another, such as rr"
@@ -193,15 +204,6 @@ class Ipvs:
 
     def _message(self, command: int, payload: bytes) -> Message:
         return Message(self._id, _GENERIC_HEADER.pack(command, 1, 0) + payload)
-
-    def _send(self, messages: Iterable[Message], harmless: int = 0) -> None:
-        with as_mode_error("IPVS can't be changed"):
-            failures = self._netlink.send(messages)
-        for failure in failures:
-            if failure.code != harmless:
-                raise ModeError(f"IPVS does not take {_spoken(failure)}: {failure.reason}") from OSError(
-                    failure.code, failure.reason
-                )
 
 
 def _spoken(failure: Failure) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain
 
 import pytest
 
@@ -32,8 +33,8 @@ def test_real_servers_are_read_whoever_else_has_some(namespaces: list[Namespace]
     for namespace in namespaces:
         with namespace.entered():
             ipvs = Ipvs()
-            ipvs.put(dict.fromkeys(keys, Service("rr")), anew=True)
-            ipvs.put_reals([(key, Real(real, 8080), 1) for key in keys], anew=True)
+            additions = [ipvs.addition(key, Service("rr"), [Real(real, 8080)]) for key in keys]
+            ipvs.carry_out(chain.from_iterable(additions))
             ipvs.close()
     for namespace in namespaces:
         with namespace.entered():

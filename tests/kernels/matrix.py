@@ -7,13 +7,13 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.kernels import probe
 from tests.kernels.guest import CHECKOUT, NoKernel
+from tests.kernels.kept import Kept
 from tests.kernels.probe import Offer, Variant
-from tests.kernels.result import Broken, Lacking, Result
+from tests.kernels.result import Broken, Column, Lacking, Outcome, Result
 
 Run = Callable[[Sequence[str], Path], int]
 """Runs a command in some kernel and brings one file that it makes, at the same place; its exit status."""
@@ -24,26 +24,14 @@ class NoPlace(Exception):
     """The file has no place for the table. The message is one sentence for the user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    kernel: str
-    release: str
-    cells: Mapping[str, Result | Lacking | Broken]
-    """By the names of variants."""
-
-    @property
-    def is_green(self) -> bool:
-        return not any(isinstance(c, Broken) or (isinstance(c, Result) and c.failures) for c in self.cells.values())
-
-
 def host(command: Sequence[str], _made: Path) -> int:
     """In the kernel at hand, for comparison. It is not ended: it would leave its namespaces."""
     environment = {**os.environ, "PATH": f"{CHECKOUT}/.venv/bin:{os.environ['PATH']}"}
     return subprocess.run(command, check=False, cwd=CHECKOUT, env=environment).returncode
 
 
-def columns(kernels: Mapping[str, Callable[[], Run]], modes: Sequence[str], pytest: Sequence[str]) -> Iterator[Column]:
-    """One after the other, as they are finished.
+def run_all(kernels: Mapping[str, Callable[[], Run]], modes: Sequence[str], pytest: Sequence[str], kept: Kept) -> None:
+    """One suite after the other, each kept as soon as it has ended.
 
     ``kernels``: by name, what makes them ready and may raise NoKernel. ``modes``: those that are asked for; none: all.
     ``pytest``: arguments for it.
@@ -54,21 +42,20 @@ def columns(kernels: Mapping[str, Callable[[], Run]], modes: Sequence[str], pyte
             offer = _offer(run)
         except NoKernel as error:
             print(f"{kernel}: {error}", flush=True)
-            yield Column(kernel, "not here", {"any": Broken(str(error))})
+            kept.keep(kernel, "not here", "any", Broken(str(error)))
             continue
-        cells: dict[str, Result | Lacking | Broken] = {}
         for variant in offer.variants:
             if not modes or variant.mode in modes:
-                cells[variant.name] = Lacking(variant.lacks) if variant.lacks else _suite(run, variant, pytest)
-                print(f"\n{kernel}, {variant.name}: {cells[variant.name]}\n", flush=True)
-        yield Column(kernel, f"Linux {offer.release}", cells)
+                outcome = Lacking(variant.lacks) if variant.lacks else _suite(run, variant, pytest)
+                print(f"\n{kernel}, {variant.name}: {outcome}\n", flush=True)
+                kept.keep(kernel, f"Linux {offer.release}", variant.name, outcome)
 
 
 def table(done: Sequence[Column]) -> str:
     """As Markdown, with reasons and failures below it."""
     names = dict.fromkeys(name for column in done for name in column.cells)
     rows = [["mode", *(f"{column.kernel}: {column.release}" for column in done)], ["---"] * (len(done) + 1)]
-    rows += [[name, *(str(column.cells.get(name, "not asked")) for column in done)] for name in names]
+    rows += [[name, *(str(column.cells.get(name, "not tried")) for column in done)] for name in names]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     notes = [
         f"- {column.kernel}, {name}: {note}"
@@ -108,7 +95,7 @@ def _suite(run: Run, variant: Variant, pytest: Sequence[str]) -> Result | Broken
         return Result.read(report)
 
 
-def _notes(cell: Result | Lacking | Broken) -> Iterator[str]:
+def _notes(cell: Outcome) -> Iterator[str]:
     if isinstance(cell, Lacking):
         yield cell.reason
     if isinstance(cell, Result):

@@ -1,6 +1,7 @@
 """How a mode fared in a kernel."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,9 +14,11 @@ class Result:
 
     passed: int
     skipped: int
-    failures: tuple[str, ...]
+    failures: list[str]
     """Names of tests."""
     seconds: float
+    day: str
+    """On which it began, as ISO 8601 has it."""
 
     @classmethod
     def read(cls, report: Path) -> Self:
@@ -26,15 +29,16 @@ class Result:
             # One that fails in its body and in what follows it is there twice.
             name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
             fates[name] = "failed" if fates.get(name) == "failed" else _fate(case)
-        failures = tuple(name for name, fate in fates.items() if fate == "failed")
+        failures = [name for name, fate in fates.items() if fate == "failed"]
         count = Counter(fates.values())
-        return cls(count["passed"], count["skipped"], failures, float(suite.get("time", "0")))
+        day = suite.get("timestamp", "").partition("T")[0]
+        return cls(count["passed"], count["skipped"], failures, float(suite.get("time", "0")), day)
 
     def __str__(self) -> str:
         counts = [f"{self.passed} passed"]
         counts += [f"**{len(self.failures)} failed**"] if self.failures else []
         counts += [f"{self.skipped} skipped"] if self.skipped else []
-        return f"{', '.join(counts)} in {self.seconds / 60:.0f} min"
+        return f"{', '.join(counts)} in {self.seconds / 60:.0f} min, {self.day}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,21 @@ class Broken:
 
     def __str__(self) -> str:
         return f"**{self.reason}**"
+
+
+Outcome = Result | Lacking | Broken
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    kernel: str
+    release: str
+    cells: Mapping[str, Outcome]
+    """By the names of variants."""
+
+    @property
+    def is_green(self) -> bool:
+        return not any(isinstance(c, Broken) or (isinstance(c, Result) and c.failures) for c in self.cells.values())
 
 
 def _fate(case: ElementTree.Element) -> str:

@@ -129,7 +129,10 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"pyproxy {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["modes", "--help"], ["bench", "sync", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["modes", "--help"], ["bench", "sync", "--help"], ["bench", "latency", "--help"]],
+)
 def test_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(*arguments) == 0
     assert capsys.readouterr().out.startswith("usage: pyproxy")
@@ -450,7 +453,7 @@ def test_cleanup_of_one_mode_is_done_and_told_though_another_fails(
     assert error == "pyproxy: nftables could not be removed\n"
 
 
-@pytest.mark.parametrize("arguments", [["demo"], ["bench", "sync"]])
+@pytest.mark.parametrize("arguments", [["demo"], ["bench", "sync"], ["bench", "latency"]])
 def test_the_lab_takes_root(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
