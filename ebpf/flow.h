@@ -222,7 +222,7 @@ static __always_inline bool take_over(struct tuple *answer, struct flow *back, u
 {
 	struct flow *before = flows.lookup(answer);
 
-	if (!before || back->seen - before->seen < seconds * SECOND)
+	if (!before || before->flags & FLOW_OF_OTHERS || back->seen - before->seen < seconds * SECOND)
 		return false;
 
 	struct backend client = before->to;

@@ -127,7 +127,7 @@ static __always_inline void error_in(struct __sk_buff *skb, struct packet *outer
 	struct tuple way = turned(&inner.packet.tuple, HOOK_INGRESS);
 	struct flow *flow = flows.lookup(&way);
 
-	if (!flow)
+	if (!flow || flow->flags & FLOW_OF_OTHERS)
 		return;
 
 	struct backend to = flow->to;

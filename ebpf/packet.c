@@ -155,6 +155,8 @@ int ingress(struct __sk_buff *skb)
 
 	struct flow *flow = flows.lookup(&packet.tuple);
 
+	if (flow && flow->flags & FLOW_OF_OTHERS)
+		return TC_ACT_UNSPEC;
 	if (flow && holds(flow, &packet)) {
 		struct backend to = flow->to;
 

@@ -163,6 +163,7 @@ struct flow {
 #define FLOW_CLIENT_FIN 2u
 #define FLOW_BACKEND_FIN 4u
 #define FLOW_RESET 8u
+#define FLOW_OF_OTHERS 16u /* an answer to a port that another mode gave to a client of its own: leave it alone */
 #define FLOW_ENDS (FLOW_CLIENT_FIN | FLOW_BACKEND_FIN | FLOW_RESET)
 
 /* A packet that is in pieces: only the first has ports. */

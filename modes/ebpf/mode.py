@@ -1,6 +1,7 @@
 """The forwarding table as entries of BPF maps, and the programs that look into them."""
 
 import errno
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -12,13 +13,16 @@ from ebpf.hook import PACKET
 from ebpf.store import BadProgram, Store
 from modes.ebpf.devices import Devices, detach_all
 from modes.ebpf.entries import entries, spelled
-from modes.ebpf.flows import count_open
+from modes.ebpf.flows import of_others, open_ones, ports_of
 from modes.ebpf.plan import Change, Plan
 from modes.ebpf.requirement import missing
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
 from modes.ebpf.udp_sockets import UdpSockets
+from pyproxy.kernel import masquerade
 from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Table, Transport
+
+log = logging.getLogger("pyproxy")
 
 _PUT_ORDER = ("pods", "sources", "backends", "members", "maglev", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
@@ -27,6 +31,8 @@ _COMES_AGAIN_S = 1.2
 """TCP sends a SYN again after a second (RFC 6298)."""
 _LATE = frozenset({"backends", "maglev"})
 """Who has read a service looks into these."""
+_RESERVED_S = 120
+"""Who retires is asked again before that is over."""
 _NOBODY_READS_S = 1.0
 """After that long no program is at work any more that read an entry which is gone."""
 
@@ -103,9 +109,26 @@ class EbpfMode:
             # Another mode may serve yet. What was lost comes again, and must find it doing so: the second SYN of a
             # connection whose first one reached an endpoint.
             time.sleep(_COMES_AGAIN_S)
+        if not self._store.is_attached:
+            self._leave_ports()
         self._store.attach(self._group)
         self._write_config(0)
         self._sockets.check()
+
+    def _leave_ports(self) -> None:
+        """What another mode masquerades goes on under its ports: none of them may be given to others."""
+        handle = self._maps["flows"]
+        before = {
+            key for key, value in syscall.entries(handle) if layout.read_flow(value).flags & layout.FLOW_OF_OTHERS
+        }
+        backends = {key.key[len(layout.ONE) :] for key in self._plan.entries() if key.map == "members"}
+        try:
+            now = of_others(masquerade.in_use(), self._site.ports, backends)
+        except OSError as error:
+            log.info("conntrack can't be read, if there is any", extra={"reason": error})
+            return
+        syscall.update(handle, now)
+        syscall.delete(handle, before - now.keys())
 
     def _write_config(self, flags: int) -> None:
         syscall.update(self._maps["config"], {layout.number(0): self._config(flags)})
@@ -179,9 +202,9 @@ class EbpfMode:
             removed = [f"programs of eBPF on {count} devices"] if count else []
             return removed + (["maps and programs of eBPF"] if store.remove_all() else [])
 
-    def retire(self, successor: Mode) -> Iterator[str]:  # noqa: ARG002
+    def retire(self, successor: Mode) -> Iterator[str]:
         """What sockets are connected to stays so without any of it; what is translated packet by packet stays until it
-        is over, and nothing is added to it."""
+        is over, and nothing is added to it. Meanwhile netfilter may give nobody else a port that any of it has."""
         with _said():
             maps = store.opened_maps()
             try:
@@ -189,7 +212,10 @@ class EbpfMode:
                     _drain(maps)
                 if store.detach():
                     yield "programs of eBPF at sockets"
-                left = count_open(syscall.entries(maps["flows"])) if maps else 0
+                flows = _flows(maps["flows"]) if maps else {}
+                left = len(open_ones(flows))
+                if left and successor.tracks_connections:
+                    masquerade.reserve(ports_of(flows), _RESERVED_S)
             finally:
                 store.close(maps)
             if left:
@@ -204,6 +230,10 @@ class EbpfMode:
                 return list(entries(opened, address, port, transport)) if opened else []
             finally:
                 store.close(opened)
+
+
+def _flows(handle: int) -> dict[layout.Way, layout.Flow]:
+    return {layout.read_tuple(key): layout.read_flow(value) for key, value in syscall.entries(handle)}
 
 
 def _drain(maps: Mapping[str, int]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import closing
+from types import MappingProxyType
 
 from modes.ipvs import ruleset, tuning
 from modes.ipvs.entries import entries
@@ -21,7 +22,7 @@ from pyproxy.kernel import ipset, iptables, own_address
 from pyproxy.kernel.claimed_address import ClaimedAddresses
 from pyproxy.kernel.error import Lacking, as_mode_error
 from pyproxy.kernel.ipset import Elements, Slot
-from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables import Chains, Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS
 from pyproxy.kernel.ipvs import Ipvs, Key, VirtualServer, spell
 from pyproxy.table import (
@@ -249,14 +250,14 @@ class IpvsMode:
         return [*removed, *_remove_rules_and_sets(), *self._addresses.release()]
 
     def retire(self, successor: Mode) -> Iterator[str]:
-        """Virtual servers take no new connection, and stay until those that are open have ended. Unless connections end
+        """Virtual servers take no new connection, and stay until those that are open have ended; with them a rule, if
+        the other mode does not let the kernel track connections, since they may be masqueraded. Unless connections end
         at this node with the other mode: its own would be taken away from it."""
         if successor.ends_connections:
             yield from self.cleanup()
             return
         for flavour in Flavour:
             iptables.shut(SHARE, flavour)
-        yield from _remove_rules_and_sets()
         ipvs = _conversation()
         servers = Servers()
         if ipvs is not None:
@@ -267,6 +268,9 @@ class IpvsMode:
             servers.reap(ipvs, found, {})
             if gone := len([key for key in found if found[key].service.is_ours and key not in servers.held]):
                 yield f"{gone} virtual servers of IPVS"
+        yield from _remove_rules_and_sets(
+            {} if successor.tracks_connections or not servers.held else {"nat": ruleset.OPEN}
+        )
         listed = self._addresses.listed()
         yield from self._addresses.release(listed - servers.busy(listed, {}))
         if servers.held:
@@ -314,9 +318,10 @@ def _conversation() -> Ipvs | None:
         return None
 
 
-def _remove_rules_and_sets() -> Iterator[str]:
+def _remove_rules_and_sets(stays: Mapping[str, Chains] = MappingProxyType({})) -> Iterator[str]:
+    """``stays``: what is left of a table of iptables."""
     for flavour in Flavour:
-        yield from iptables.remove(SHARE, flavour)
+        yield from iptables.remove(SHARE, flavour, stays)
     try:
         mine = [name for name in ipset.names() if ruleset.is_own(name)]
     except Lacking:

@@ -28,6 +28,9 @@ SHARE = Share(
     },
 )
 
+OPEN: Chains = {f"{_PREFIX}OPEN": ("-m conntrack --ctstate DNAT -j RETURN",)}
+"""Nobody comes to it: that there is such a rule keeps the kernel tracking, and so masquerading what is open."""
+
 KINDS = {
     "ALLOWED": Kind.SERVICE_SOURCE,  # who may use a frontend that is guarded
     "GUARDED": Kind.SERVICE,  # frontends with source ranges

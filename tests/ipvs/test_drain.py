@@ -1,17 +1,22 @@
 """Endpoints that go while clients use them: they finish, and nobody new comes."""
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import pytest
 
 from bench.ask import ask, datagram, open_socket
 from bench.lab import Lab
+from modes.ebpf.mode import EbpfMode
 from modes.iptables.mode import IptablesMode
 from modes.ipvs.mode import IpvsMode
+from modes.ipvs.ruleset import OPEN, SHARE
 from modes.ipvs.servers import LONGEST_DRAIN_S
-from pyproxy.table import IP, Backend, Frontend, Host, InUse, Pool, Scope, Table, Transport
+from pyproxy.kernel import iptables
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS
+from pyproxy.table import IP, Backend, Family, Frontend, Host, InUse, Pool, Prefix, Scope, Table, Transport
 from tests.conformance.cluster import until
 from tests.ipvs.traffic import connection, goes_on
 from tests.ipvs.world import differences, servers, written
@@ -107,6 +112,30 @@ def test_the_service_goes_and_its_address_stays_until_the_last_connection_does(l
             mode.sync(NONE, None)
     until(lambda: mode.verify() == [] and not weights(), lambda: str(weights()), PATIENCE_S)
     assert differences(NONE, mode) == []
+
+
+def test_who_retires_for_a_mode_without_netfilter_goes_on_masquerading(lab: Lab) -> None:
+    pods = Host(pod_prefixes=(Prefix("10.244.0.0/16"),))
+    IpvsMode().sync(replace(BOTH, host=pods), None)
+    removed: list[str] = []
+    with connection(lab, ADDRESS, PORT, "pod-2", lab.client) as client:
+        for _ in range(2):
+            with pytest.raises(InUse):
+                removed.extend(IpvsMode().retire(EbpfMode()))
+            assert goes_on(client)
+        left = iptables.read(SHARE, DIALECTS[Family.IPV4], Flavour.LEGACY)
+        assert {table: saved.chains for table, saved in left.items() if saved.chains} == {"nat": OPEN}
+        assert not any(saved.hooks for saved in left.values())
+
+    def is_gone() -> bool:
+        with suppress(InUse):
+            removed.extend(IpvsMode().retire(EbpfMode()))
+            return True
+        return False
+
+    until(is_gone, lambda: str(weights()), PATIENCE_S)
+    assert removed[-3:] == [f"1 chains of {ip}tables-legacy table nat" for ip in ("ip", "ip6")] + ["1 local routes"]
+    assert written() == ({}, {}, set())
 
 
 def test_whoever_retires_lets_it_finish_and_is_asked_again(lab: Lab) -> None:

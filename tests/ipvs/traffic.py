@@ -1,4 +1,4 @@
-"""Connections from a pod of the lab that stay open."""
+"""Connections to pods of the lab that stay open."""
 
 import socket
 import struct
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.ask import open_socket
-from bench.lab import Lab
+from bench.lab import Host, Lab
 
 
 @contextmanager
-def connection(lab: Lab, address: str, port: int, pod: str) -> Iterator[socket.socket]:
-    """One that ``pod`` has greeted.
+def connection(lab: Lab, address: str, port: int, pod: str, who: Host | None = None) -> Iterator[socket.socket]:
+    """One that ``pod`` has greeted, of pod-1 or ``who``.
 
     In the end it is reset, as are others: IPVS forgets that in ten seconds, what is closed in two minutes.
     """
     greeting = ""
     while not greeting.startswith(pod):
-        client = open_socket(lab.pods["pod-1"], address)
+        client = open_socket(who or lab.pods["pod-1"], address)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.settimeout(10)
         client.connect((address, port))

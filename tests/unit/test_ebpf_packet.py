@@ -352,6 +352,21 @@ def test_each_masqueraded_client_gets_a_port_of_its_own_until_there_is_none(bpf:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_port_that_another_mode_gave_to_its_client_is_left_alone(bpf: World, protocol: int) -> None:
+    bpf.write(route(4, protocol), ports=2)
+    way = layout.Way(HERE[4], 8080, NODE[4], PORTS.start, protocol, layout.HOOK_INGRESS)
+    of_others = layout.Flow("::", 0, 0, layout.FLOW_OF_OTHERS, 0.0)  # silent for long
+    syscall.update(bpf.store.maps["flows"], {way.packed(): of_others.packed()})
+    answer = Packet(HERE[4], 8080, NODE[4], PORTS.start, protocol, flags=SYN | ACK)
+    error = icmp_error(HERE[4], NODE[4], answer.turned().ip())
+    for _ in range(2):
+        assert bpf.run("ingress", answer.bytes()) == (NEXT, answer.bytes())
+        assert bpf.run("ingress", error) == (NEXT, error)
+        assert bpf.through(packet(4, protocol)).source_port == PORTS.start + 1
+    assert bpf.run("egress", bpf.run("ingress", packet(4, protocol, source_port=40001).bytes())[1])[0] == DROP
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("has_ended", [False, True])
 def test_a_port_is_given_again_when_nobody_uses_it(bpf: World, protocol: int, has_ended: bool) -> None:
     """Of a connection that is over, or of datagrams that none followed; the flow that had it is forgotten whole."""
