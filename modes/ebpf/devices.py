@@ -184,6 +184,12 @@ def listed(netlink: Netlink, names: tuple[str, ...] = ()) -> dict[int, Device]:
     return found
 
 
+def are_any_served() -> bool:
+    """Whether our programs are on any device, of any version. Raises OSError."""
+    with Netlink(ROUTE) as netlink:
+        return any(traffic_control.attached(netlink, index) for index, _ in socket.if_nameindex())
+
+
 def detach_all() -> int:
     """Our programs from all devices that there are; how many had any. Raises OSError."""
     with Netlink(ROUTE) as netlink:

@@ -46,6 +46,10 @@ def test_three_capabilities_are_enough_and_what_a_fourth_is_for_is_said() -> Non
         assert cluster.log().count("UDP sockets of pods can't be ended") == 1
         assert "ERROR" not in cluster.log()
         cluster.kill()
+        blind = pyproxy(cluster.lab, "cleanup", inside=WITHOUT_PINS)
+        assert (blind.returncode, is_one_sentence(blind.stderr)) == (1, True)
+        assert "their pins are not seen: mount the host's /sys/fs/bpf" in blind.stderr
+        assert everywhere(cluster) == {"pod-2"}
         done = pyproxy(cluster.lab, "cleanup", inside=only(*NEEDED))
         assert (done.returncode, done.stderr) == (0, "")
         assert pyproxy(cluster.lab, "cleanup").stdout == "nothing to remove\n"
