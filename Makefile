@@ -19,7 +19,7 @@ UNPROVED := $(foreach test,modes_take_over_from_each_other_under_load what_chang
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
 
-.PHONY: demo test here in-uml ebpf test-kernels broad check unit conformance faults screenshot lock clean
+.PHONY: demo test here in-uml ebpf soak test-kernels broad check unit conformance faults screenshot lock clean
 
 demo: $(READY)
 	$(BIN)/pyproxy demo
@@ -43,6 +43,11 @@ in-uml: $(READY)
 
 ebpf: $(READY)
 	$(BIN)/pytest tests/conformance --mode ebpf
+
+# 20,000 short connections and 200 long ones across 300 changes of endpoints: make soak MODE=nftables
+soak: MODE ?= ebpf
+soak: $(READY)
+	$(BIN)/pytest tests/soak --mode $(MODE)
 
 # The conformance suite of every mode in every kernel, and what came of it as a table.
 test-kernels: $(READY)

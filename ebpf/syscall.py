@@ -19,9 +19,10 @@ _ATTRIBUTE_BYTES = 144
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
-_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 28, 29, 34
+_PROG_QUERY, _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 16, 28, 29, 34
 _COUNT_AT = 32
 """Where a batch tells how many of its entries are done."""
+_QUERY_COUNT_AT = 24
 _OF_KIND_AT = 16
 """Where the description of a link tells what only its kind has."""
 _MEMORY_TRIES, _MEMORY_WAIT_S = 1000, 0.001
@@ -91,6 +92,18 @@ def create_link(program: int, target: int, attach: int) -> int:
     """The program runs beside others on the same hook for as long as the link is open or pinned. ``target``: the file
     descriptor of a cgroup, or the index of a device."""
     return _call(_LINK_CREATE, struct.pack("=IIII", program, target, attach, 0))
+
+
+def count_attached(target: int, attach: int) -> int:
+    """How many programs are on a hook of a device, of anybody's. 0 where the kernel does not know such a hook."""
+    attribute = _attribute(struct.pack("=IIIIQI", target, attach, 0, 0, 0, 0))
+    try:
+        _raw(_PROG_QUERY, attribute)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENODEV):
+            return 0
+        raise
+    return int(struct.unpack_from("=I", attribute, _QUERY_COUNT_AT)[0])
 
 
 def update_link(link: int, program: int) -> None:

@@ -48,6 +48,13 @@ def attached(netlink: Netlink, index: int) -> dict[str, int]:
     return found or traffic_control.attached(netlink, index)
 
 
+def may_be_served(netlink: Netlink, index: int) -> bool:
+    """Where no pins are seen: filters of ours have a name there, links of tcx may be anybody's. Raises OSError."""
+    return bool(traffic_control.attached(netlink, index)) or any(
+        syscall.count_attached(index, attach) for attach in _ATTACH.values()
+    )
+
+
 def detach(netlink: Netlink, index: int) -> bool:
     """Whether there was anything; also of a device that has vanished. Raises OSError."""
     mine = [place for hook in _ATTACH if (place := _place(index, hook)).exists()]

@@ -184,6 +184,12 @@ def listed(netlink: Netlink, names: tuple[str, ...] = ()) -> dict[int, Device]:
     return found
 
 
+def are_any_served() -> bool:
+    """Whether programs are on any device that are ours, of any version, or may be. Raises OSError."""
+    with Netlink(ROUTE) as netlink:
+        return any(device_links.may_be_served(netlink, index) for index, _ in socket.if_nameindex())
+
+
 def detach_all() -> int:
     """Our programs from all devices that there are; how many had any. Raises OSError."""
     with Netlink(ROUTE) as netlink:

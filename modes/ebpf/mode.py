@@ -8,10 +8,10 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
-from ebpf import layout, store, syscall
+from ebpf import layout, pins, store, syscall
 from ebpf.hook import PACKET
 from ebpf.store import BadProgram, Store
-from modes.ebpf.devices import Devices, detach_all
+from modes.ebpf.devices import Devices, are_any_served, detach_all
 from modes.ebpf.entries import entries, spelled
 from modes.ebpf.flows import of_others, open_ones, ports_of
 from modes.ebpf.plan import Change, Plan
@@ -197,6 +197,7 @@ class EbpfMode:
 
     def cleanup(self) -> list[str]:
         """Of any version."""
+        _see_pins()
         with _said():
             count = detach_all()
             removed = [f"programs of eBPF on {count} devices"] if count else []
@@ -205,6 +206,7 @@ class EbpfMode:
     def retire(self, successor: Mode) -> Iterator[str]:
         """What sockets are connected to stays so without any of it; what is translated packet by packet stays until it
         is over, and nothing is added to it. Meanwhile netfilter may give nobody else a port that any of it has."""
+        _see_pins()
         with _said():
             maps = store.opened_maps()
             try:
@@ -230,6 +232,15 @@ class EbpfMode:
                 return list(entries(opened, address, port, transport)) if opened else []
             finally:
                 store.close(opened)
+
+
+def _see_pins() -> None:
+    """Raises ModeError if something may be ours and can't be found: a container sees no pins of the host by itself."""
+    with _said():
+        if not pins.is_mounted() and are_any_served():
+            raise ModeError(
+                f"programs of eBPF are on devices, and their pins are not seen: mount the host's {pins.FILE_SYSTEM}"
+            )
 
 
 def _flows(handle: int) -> dict[layout.Way, layout.Flow]:

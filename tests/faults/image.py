@@ -38,10 +38,10 @@ exec chroot "$1" /bin/sh -c 'cd "$1" && exec /bin/sh -c "$2"' - "$2" "$4"
 """
 
 # A container as the DaemonSet asks for it: read-only but for /tmp, few capabilities or none, no way to gain any. $1:
-# the root, $2: what it finds at /mnt, $3: the capabilities, $4: user and group, $5: the host's xtables.lock or nothing;
-# the rest is the command.
+# the root, $2: what it finds at /mnt, $3: the capabilities, $4: user and group, $5: the host's xtables.lock or nothing,
+# $6: folders of the host that it sees, too, each with :ro if it must not write there; the rest is the command.
 _CONTAINER = """set -e
-root="$1" mnt="$2" capabilities="$3" user="$4" lock="$5"; shift 5
+root="$1" mnt="$2" capabilities="$3" user="$4" lock="$5" folders="$6"; shift 6
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind /proc "$root/proc"
@@ -49,11 +49,18 @@ mount --bind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/tmp"
 mount --bind "$mnt" "$root/mnt"
 mount -o remount,bind,ro "$root/mnt"
-if [ "$lock" ]; then
-    mount -t tmpfs tmpfs "$root/run"  # for a file to mount upon, which a container runtime puts there, too
+if [ "$lock$folders" ]; then
+    mount -t sysfs -o ro none "$root/sys"
+    mount -t tmpfs tmpfs "$root/run"  # for what to mount upon, which a container runtime puts there, too
     touch "$root/run/xtables.lock"
+    for each in $folders; do
+        folder="${each%:ro}"
+        [ -d "$root$folder" ] || mkdir "$root$folder"
+        mount --rbind "$folder" "$root$folder"
+        [ "$folder" = "$each" ] || mount -o remount,bind,ro "$root$folder"
+    done
     mount -o remount,ro "$root/run"
-    mount --bind "$lock" "$root/run/xtables.lock"
+    [ -z "$lock" ] || mount --bind "$lock" "$root/run/xtables.lock"
 fi
 exec chroot "$root" /usr/bin/setpriv --no-new-privs --bounding-set="-all$capabilities" --inh-caps="-all$capabilities" \
     --reuid "$user" --regid "$user" --clear-groups "$@"
@@ -108,18 +115,19 @@ class Image:
         capabilities: Sequence[str] = (),
         user: str = "",
         lock: Path | None = None,
+        folders: Sequence[str] = (),
     ) -> list[str]:
         """The command that runs the image with ``arguments`` as the DaemonSet would, ``mounted`` to be seen at /mnt.
 
         It becomes the proxy without a fork, so that its process id is the proxy's. ``user`` is the image's by default.
-        ``lock`` is to be seen at /run/xtables.lock.
+        ``lock`` is to be seen at /run/xtables.lock, each of ``folders`` where it is, with ``:ro`` to be read only.
         """
         last = self._stages[-1]
         environment = [f"{name}={value}" for name, value in self._built[""].environment.items()]
         command = ["env", "-i", *environment, *last.last("ENTRYPOINT").command, *arguments]
         user = user or last.last("USER").words[0].partition(":")[0]
         granted = "".join(f",+{name.lower()}" for name in capabilities)
-        places = [str(self.root), str(mounted), granted, user, str(lock or "")]
+        places = [str(self.root), str(mounted), granted, user, str(lock or ""), " ".join(folders)]
         return [*_UNSHARED, _CONTAINER, "-", *places, *command]
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,6 @@ import pytest
 
 from bench.ask import datagram, open_socket
 from bench.lab import Lab
-from ebpf import pins, store
 from modes.ebpf import requirement
 from tests.conformance.cluster import OURS, Candidate, Cluster, until
 from tests.conformance.manifests import FAMILIES, PORTS, service, slices, target
@@ -46,6 +45,10 @@ def test_three_capabilities_are_enough_and_what_a_fourth_is_for_is_said() -> Non
         assert cluster.log().count("UDP sockets of pods can't be ended") == 1
         assert "ERROR" not in cluster.log()
         cluster.kill()
+        blind = pyproxy(cluster.lab, "cleanup", inside=WITHOUT_PINS)
+        assert (blind.returncode, is_one_sentence(blind.stderr)) == (1, True)
+        assert "their pins are not seen: mount the host's /sys/fs/bpf" in blind.stderr
+        assert everywhere(cluster) == {"pod-2"}
         done = pyproxy(cluster.lab, "cleanup", inside=only(*NEEDED))
         assert (done.returncode, done.stderr) == (0, "")
         assert pyproxy(cluster.lab, "cleanup").stdout == "nothing to remove\n"
@@ -115,17 +118,3 @@ def test_a_kernel_without_the_helper_that_refuses_is_told_from_others(monkeypatc
     assert requirement.missing() is None
     monkeypatch.setattr(requirement, "_SET_RETVAL", 9999)
     assert requirement.missing() == "this kernel can't refuse connections by eBPF (bpf_set_retval, Linux 5.18)"
-
-
-def test_what_the_verifier_says_of_a_program_that_it_does_not_take_is_told() -> None:
-    """Without CAP_PERFMON it takes no comparison of pointers."""
-    with Lab() as lab, lab.node.namespace.entered():
-        opened = store.Store()
-        with pytest.MonkeyPatch.context() as patch:
-            run = subprocess.run
-            patch.setattr(subprocess, "run", lambda command, **rest: run([*only("net_admin", "bpf"), *command], **rest))
-            with pytest.raises(store.BadProgram, match=r"error: Permission denied: .*pointer comparison prohibited"):
-                opened.open()
-        assert [path.name.partition("-")[0] for path in pins.folder().iterdir()] == ["maps"]
-        opened.open()
-        opened.close()

@@ -18,8 +18,10 @@ from tests.faults.image import REPOSITORY, Image
 from tests.unit import kustomize
 
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
-NET_ADMIN = 12  # the bit; the next ones are of those that follow it
-CAPABILITIES = ["NET_ADMIN", "NET_RAW"]
+CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21, "PERFMON": 38, "BPF": 39}
+"""The bits."""
+SERVED_IN_S = 30.0
+"""With a compiler at work before."""
 COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "cpp", "rustc", "go")
 HEADERS_FOR_BPF = "linux-libc-dev"
 
@@ -37,16 +39,23 @@ def image() -> Iterator[Image]:
         ("base", "iptables", "nft"),
         ("overlays/iptables", "iptables", "nft"),
         ("overlays/iptables", "iptables", "legacy"),
+        ("overlays/ebpf", "ebpf", "nft"),
     ],
 )
 def test_it_serves_with_what_the_overlay_grants_and_no_more(
     image: Image, tmp_path: Path, overlay: str, mode: str, flavour: str
 ) -> None:
     """And with a read-only root; what it then leaves in the kernel, the Job of the way back removes."""
+
+    def said() -> str:
+        return (tmp_path / "log").read_text()[-3000:]
+
     flags = ["--mode", mode, "--hostname-override", NODE_NAME, "--cluster-cidr", CLUSTER_CIDRS]
     grants = of_overlay(overlay, tmp_path)
-    command = image.container(["run", "--manifests", "/mnt", *flags], EXAMPLES, **grants)
     with Lab(flavour) as lab:
+        command = image.container(
+            ["run", "--manifests", "/mnt", *flags, *(lab.flags if mode == "ebpf" else ())], EXAMPLES, **grants
+        )
         with (tmp_path / "log").open("wb") as log:
             proxy = lab.node.namespace.start(command, stdout=log, stderr=log)
             requests = [
@@ -55,11 +64,13 @@ def test_it_serves_with_what_the_overlay_grants_and_no_more(
                 for address in ("10.96.0.80", "fd00:10:96::80")
                 for port, protocol in ((80, "TCP"), (53, "UDP"))
             ]
-            until(lambda: all(_answers(*each) for each in requests), lambda: (tmp_path / "log").read_text()[-3000:])
+            # What is sent before would be sent back, and the client told another way, which it keeps to.
+            until(lambda: "synced" in said(), said, SERVED_IN_S)
+            until(lambda: all(_answers(*each) for each in requests), said)
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{proxy.pid}/status").read_text().splitlines())
-        granted = sum(1 << CAPABILITIES.index(name) for name in grants["capabilities"])
+        granted = sum(1 << CAPABILITIES[name] for name in grants["capabilities"])
         capabilities = {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")}
-        assert capabilities == dict.fromkeys(capabilities, granted << NET_ADMIN)
+        assert capabilities == dict.fromkeys(capabilities, granted)
         assert status["NoNewPrivs"] == "1"
         assert Path(f"/proc/{proxy.pid}/root").stat().st_ino == image.root.stat().st_ino
         assert " ro" in next(
@@ -69,9 +80,9 @@ def test_it_serves_with_what_the_overlay_grants_and_no_more(
         assert proxy.wait(timeout=10) == 0
         lab.node.namespace.run([f"iptables-{flavour}", "-t", "nat", "-N", "KUBE-SERVICES"])  # kube-proxy serves again
         way_back = image.container(["cleanup"], EXAMPLES, **of_overlay("", tmp_path))
-        said = lab.node.namespace.run(way_back).stdout.decode()
-        assert len(said.splitlines()) in (2, 4)  # of each family one table, or what is ours in two
-        assert said.count("removed ") == len(said.splitlines())
+        removed = lab.node.namespace.run(way_back).stdout.decode()
+        assert len(removed.splitlines()) in (2, 4)  # of each family one table, or what is ours in two; devices and pins
+        assert removed.count("removed ") == len(removed.splitlines())
         assert lab.node.namespace.run(way_back).stdout == b"nothing to remove\n"
 
 
@@ -97,15 +108,23 @@ def of_overlay(overlay: str, scratch: Path) -> dict[str, Any]:
         (workload,) = [one for one in kustomize.render(deploy / overlay) if one["kind"] == "DaemonSet"]
     else:
         (workload,) = kustomize.load(deploy / "overlays" / "migrate-from-kube-proxy" / "way-back.yaml")
-    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    pod = workload["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
     context = container["securityContext"]
     lock = scratch / "xtables.lock"
     lock.touch(0o600)
+    places = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    folders = [
+        places[mount["name"]] + (":ro" if mount.get("readOnly") else "")
+        for mount in container.get("volumeMounts", [])
+        if mount["name"] in places and mount["mountPath"] != "/run/xtables.lock"
+    ]
     has_lock = "/run/xtables.lock" in [mount["mountPath"] for mount in container.get("volumeMounts", [])]
     return {
         "capabilities": context["capabilities"]["add"],
         "user": str(context["runAsUser"]),
         "lock": lock if has_lock else None,
+        "folders": folders,
     }
 
 

@@ -20,6 +20,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 MIGRATION = DEPLOY / "overlays" / "migrate-from-kube-proxy"
 OVERLAYS = sorted(path.parent.relative_to(DEPLOY).as_posix() for path in DEPLOY.rglob("kustomization.yaml"))
 LOCK = "/run/xtables.lock"
+PINS = "/sys/fs/bpf"
 LOCKED = {
     "privileged": False,
     "allowPrivilegeEscalation": False,
@@ -156,8 +157,10 @@ def test_the_way_back_takes_what_the_mode_with_most_rights_takes() -> None:
     with_most = container("overlays/iptables", "pyproxy")
     assert cleanup["args"] == ["cleanup"]
     assert cleanup["securityContext"] == with_most["securityContext"]
-    assert cleanup["volumeMounts"] == [one for one in with_most["volumeMounts"] if one["mountPath"] == LOCK]
-    assert spec["volumes"] == [one for one in pod("overlays/iptables")["volumes"] if one["name"] == "xtables-lock"]
+    mounts = [*with_most["volumeMounts"], *container("overlays/ebpf", "pyproxy")["volumeMounts"]]
+    assert cleanup["volumeMounts"] == [one for one in mounts if one["mountPath"] in (LOCK, PINS)]
+    volumes = [*pod("overlays/iptables")["volumes"], *pod("overlays/ebpf")["volumes"]]
+    assert spec["volumes"] == [one for one in volumes if one["name"] in ("xtables-lock", "bpf")]
 
 
 def test_each_container_has_exactly_the_capabilities_that_it_needs() -> None:
