@@ -28,7 +28,7 @@ from pyproxy.table import Mode
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 REQUESTS = 80  # of each row: that four pods answer evenly and one of them never, is a chance of 1 in 2,400,000,000
-_PATIENCE_S = 10.0
+_PATIENCE_S = 40.0  # ebpf mode compiles its programs, which takes twenty seconds in user-mode Linux
 _WIDTH = 132  # of the table where there is no terminal to fit
 _NODE = {"IPv4": "172.18.0.2", "IPv6": "fd00:172:18::2"}
 _SHOP = {"pod-1", "pod-2", "pod-3", "pod-4"}

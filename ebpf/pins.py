@@ -3,6 +3,7 @@
     /sys/fs/bpf/pyproxy/NAMESPACE/maps-DIGEST/services …       DIGEST tells layouts of maps from each other
                                  /programs-DIGEST/connect4 …   and here versions of the programs
                                  /links/connect4 …
+                                 /devices/7-ingress …          by the index of the device
 
 A node has one network namespace, so there is one folder; labs on one machine have one each.
 """

@@ -26,9 +26,8 @@ logger = logging.getLogger("pyproxy")
 _EXPECTED = (PathError, BadConfiguration, NoSource, PortTaken, NoAnswer, ModeError, modes.UnknownMode, TimeoutError)
 """What a user can do something about; the messages say what."""
 
-AUTO_ORDER = ("nftables", "ipvs", "iptables", "ebpf", "userspace")
-"""Which mode ``auto`` takes: the first of these that is installed and that this kernel can run. ebpf mode has to prove
-itself before it goes first."""
+AUTO_ORDER = ("ebpf", "nftables", "ipvs", "iptables", "userspace")
+"""Which mode ``auto`` takes: the first of these that is installed and that this kernel can run."""
 
 
 _SIZES, _LATENCY_SIZES = (10, 1_000, 10_000), (1, 1_000, 10_000)

@@ -18,6 +18,11 @@ class Known:
     """The sockets of the node and its pods are connected to endpoints themselves, nobody translates their packets. So
     endpoints see who asks, whatever the policy and however pods are detected, and a UDP socket whose endpoint goes is
     ended with ECONNABORTED: it has to connect anew."""
+    answers_for_its_own: int = 0
+    """IPVS remembers a connection for two minutes after its end, a UDP flow for five, and takes whatever the endpoint
+    sends to that port of that client for an answer of it (ip_vs_out_hook). So a socket that ebpf mode has connected to
+    the endpoint itself hears nothing if it got a port by which IPVS was asked before: one of 28,232, for each of these.
+    So many of a few hundred may meet that."""
     loses_open_connections_to: tuple[str, ...] = ()
     """Modes that end, by taking over, what is open: userspace listens where virtual servers of ipvs are found, so those
     have to go, and their connections with them."""
@@ -27,7 +32,12 @@ class Known:
 
 _KNOWN = {
     "ebpf": Known(connects_sockets=True, lacks_sctp="ebpf mode forwards TCP and UDP, not SCTP"),
-    "ipvs": Known(affinity_lingers=True, datagrams_lost_with_an_endpoint=1, loses_open_connections_to=("userspace",)),
+    "ipvs": Known(
+        affinity_lingers=True,
+        datagrams_lost_with_an_endpoint=1,
+        answers_for_its_own=3,
+        loses_open_connections_to=("userspace",),
+    ),
     "userspace": Known(relays=True, lacks_sctp="userspace mode relays TCP and UDP, not SCTP"),
 }
 

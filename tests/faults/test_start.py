@@ -82,17 +82,17 @@ def test_auto_says_why_no_mode_can_run(lab: Lab, tmp_path: Path) -> None:
     done = pyproxy(lab, "run", "--manifests", str(tmp_path), inside=WITHOUT_NET_ADMIN)
     assert (done.returncode, is_one_sentence(done.stderr)) == (1, True)
     reasons = done.stderr.partition("no mode can run here (")[2].split("; ")
-    assert [reason.partition(":")[0] for reason in reasons] == ["nftables", "ipvs", "iptables", "ebpf", "userspace"]
-    assert reasons[1].startswith("ipvs: this kernel has no IPVS: load its module with `modprobe ip_vs` (it comes with ")
-    assert all("CAP_NET_ADMIN" in reason for reason in (reasons[0], *reasons[2:]))
+    assert [reason.partition(":")[0] for reason in reasons] == ["ebpf", "nftables", "ipvs", "iptables", "userspace"]
+    assert reasons[2].startswith("ipvs: this kernel has no IPVS: load its module with `modprobe ip_vs` (it comes with ")
+    assert all("CAP_NET_ADMIN" in reason for reason in (*reasons[:2], *reasons[3:]))
 
 
 @pytest.mark.parametrize(
     ("inside", "mode"),
     [
-        ([], "nftables"),
-        (WITHOUT_NFT, "iptables"),
-        (without("nft", *IPTABLES), "ebpf"),
+        ([], "ebpf"),
+        (WITHOUT_CGROUPS, "nftables"),
+        ([*WITHOUT_CGROUPS, *WITHOUT_NFT], "iptables"),
         ([*WITHOUT_CGROUPS, *without("nft", *IPTABLES)], "userspace"),
     ],
 )
