@@ -7,6 +7,10 @@
  *     at egress, client to backend              from a port of this node, if the client is masqueraded
  *     at ingress, backend to that port          to the client, if it is masqueraded
  *     at egress, backend to client              from the service
+ *
+ * A client may come from one port to two services that have a backend in common: then both flows would be the same one
+ * between ingress and egress. The second gets another port there, as a NAT would give it: to the backend at ingress, and
+ * back to its own at egress (port in struct flow).
  */
 #pragma once
 #include "icmp.h"
@@ -16,6 +20,8 @@
 #define SILENT_SECONDS 30 /* of silence, after which its port may be another's, if ports are few */
 #define RESTS_SECONDS 2 /* the same if there are none */
 #define PORT_TRIES 16
+#define CLIENT_PORT_TRIES 4
+#define CLIENT_PORTS 1024 /* and those above it are given to clients whose own is taken */
 
 static __always_inline struct address own_address(struct config *node, bool v4)
 {
@@ -38,6 +44,7 @@ static __always_inline bool is_over(struct tuple *out)
 {
 	struct tuple way = turned(out, HOOK_EGRESS);
 	struct flow *flow = flows.lookup(&way);
+	__be16 other = 0;
 
 	if (!flow)
 		return true;
@@ -45,8 +52,12 @@ static __always_inline bool is_over(struct tuple *out)
 	way.hook = HOOK_INGRESS;
 	way.destination = flow->to.address;
 	way.destination_port = flow->to.port;
+	if (flow->port) {
+		way.source_port = flow->port;
+		other = out->source_port;
+	}
 	flow = flows.lookup(&way);
-	if (!flow || flow->flags & FLOW_ENDS)
+	if (!flow || flow->flags & FLOW_ENDS || flow->port != other)
 		return true;
 	return flow->to.port != out->destination_port || !is_same(&flow->to.address, &out->destination);
 }
@@ -86,6 +97,8 @@ static __always_inline bool leads_back(struct flow *flow, struct tuple *tuple)
 
 	way.destination = flow->to.address;
 	way.destination_port = flow->to.port;
+	if (flow->port)
+		way.source_port = flow->port;
 	way = turned(&way, HOOK_EGRESS);
 	back = flows.lookup(&way);
 	return back && back->to.port == tuple->destination_port && is_same(&back->to.address, &tuple->destination);
@@ -115,8 +128,46 @@ static __always_inline void note(struct flow *flow, u32 flags)
 		flow->seen = now;
 }
 
-/* From now on packets of this client go to that backend, and what it answers comes from the place the client knows. */
-static __always_inline void remember(struct packet *packet, struct backend *backend, u32 pool, bool masquerades)
+/* Whether a flow of the client's goes on by that way to the backend, which is not to this service. */
+static __always_inline bool is_taken(struct tuple *out, struct flow *back)
+{
+	struct tuple way = turned(out, HOOK_EGRESS);
+	struct flow *flow = flows.lookup(&way);
+
+	if (!flow || (flow->to.port == back->to.port && is_same(&flow->to.address, &back->to.address)))
+		return false;
+	if (out->protocol == IPPROTO_UDP)
+		return back->seen - flow->seen < UDP_SECONDS * SECOND;
+	return !is_over(out);
+}
+
+/* Another port for the client, where its own is taken: false if that is so, and none was found. */
+static __always_inline bool find_port(struct tuple *out, struct flow *back)
+{
+	__be16 own = out->source_port;
+
+	if (!is_taken(out, back))
+		return true;
+#pragma unroll
+	for (int i = 0; i < CLIENT_PORT_TRIES; i++) {
+		struct tuple way;
+
+		out->source_port = bpf_htons(CLIENT_PORTS + bpf_get_prandom_u32() % (65536 - CLIENT_PORTS));
+		way = turned(out, HOOK_EGRESS);
+		if (!flows.lookup(&way)) {
+			back->port = own;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * From now on packets of this client go to that backend, and what it answers comes from the place the client knows. False
+ * if the client has no port for it.
+ */
+static __always_inline bool remember(struct packet *packet, struct backend *backend, u32 pool, bool masquerades,
+				     __be16 *port)
 {
 	struct tuple *tuple = &packet->tuple;
 	u64 now = bpf_ktime_get_ns();
@@ -124,10 +175,15 @@ static __always_inline void remember(struct packet *packet, struct backend *back
 	struct flow back = {.to = {.address = tuple->destination, .port = tuple->destination_port}, .seen = now};
 	struct tuple out = *tuple;
 
-	flows.update(tuple, &there);
 	out.hook = HOOK_EGRESS;
 	out.destination = backend->address;
 	out.destination_port = backend->port;
+	if (!find_port(&out, &back))
+		return false;
+	if (back.port)
+		there.port = out.source_port;
+	*port = there.port;
+	flows.update(tuple, &there);
 
 	struct flow *before = flows.lookup(&out);
 
@@ -140,14 +196,14 @@ static __always_inline void remember(struct packet *packet, struct backend *back
 		flows.delete(&answer);
 	}
 	if (masquerades) {
-		struct flow source = {.seen = now};
-
-		flows.update(&out, &source);
+		there = (struct flow){.seen = now};
+		flows.update(&out, &there);
 	} else if (before) {
 		flows.delete(&out);
 	}
 	out = turned(&out, HOOK_EGRESS);
 	flows.update(&out, &back);
+	return true;
 }
 
 /* All four entries of a flow, by the way from the client to the backend at egress. */
@@ -159,11 +215,14 @@ static __always_inline void forget(struct tuple *out)
 
 	if (flow) {
 		to = flow->to;
-		flows.delete(&way);
 		way = *out;
 		way.hook = HOOK_INGRESS;
 		way.destination = to.address;
 		way.destination_port = to.port;
+		if (flow->port)
+			way.source_port = flow->port;
+		flows.delete(&way);
+		way = turned(out, HOOK_EGRESS);
 		flows.delete(&way);
 	}
 	flow = flows.lookup(out);

@@ -131,16 +131,20 @@ static __always_inline void error_in(struct __sk_buff *skb, struct packet *outer
 		return;
 
 	struct backend to = flow->to;
+	struct backend other = {.address = way.source, .port = flow->port};
 
 	way.hook = HOOK_EGRESS;
 	way.destination = to.address;
 	way.destination_port = to.port;
+	if (flow->port)
+		way.source_port = flow->port;
 	flow = flows.lookup(&way);
-	if (flow && flow->to.port) {
-		struct backend other = flow->to;
-
+	if (flow && flow->to.port)
+		other = flow->to;
+	if (flow && flow->port)
+		to.port = flow->port;
+	if (other.port)
 		rewrite_inner(skb, &inner, false, &other);
-	}
 	rewrite_inner(skb, &inner, true, &to);
 	rewrite_outer(skb, outer, &inner, false, &to.address);
 }
@@ -165,6 +169,11 @@ static __always_inline void error_out(struct __sk_buff *skb, struct packet *oute
 	struct backend to = flow->to;
 
 	rewrite_inner(skb, &inner, false, &to);
+	if (flow->port) {
+		struct backend client = {.address = inner.packet.tuple.source, .port = flow->port};
+
+		rewrite_inner(skb, &inner, true, &client);
+	}
 	if (is_same(&outer->tuple.source, &inner.packet.tuple.destination))
 		rewrite_outer(skb, outer, &inner, true, &to.address);
 }

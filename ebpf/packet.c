@@ -87,6 +87,16 @@ static __always_inline int reset(struct __sk_buff *skb, struct packet *packet)
 	return bpf_redirect(skb->ifindex, 0);
 }
 
+/* To another destination, and from another port of the client's if it got one. */
+static __always_inline int go(struct __sk_buff *skb, struct packet *packet, struct backend *to, __be16 port)
+{
+	struct backend client = {.address = packet->tuple.source, .port = port};
+
+	if (port && !rewrite(skb, packet, true, &client))
+		return TC_ACT_SHOT; /* not from a wrong port */
+	return rewrite(skb, packet, false, to) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not to a wrong destination */
+}
+
 /* Who comes to a service for the first time, or must not go where it went before. */
 static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, struct config *node)
 {
@@ -97,8 +107,10 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 	struct pool pool = {};
 	bool masquerades = false;
 	bool refuses = false;
+	__be16 port = 0;
 
-	switch (find(&to, &service)) {
+	/* While it drains, nothing is begun. */
+	switch (node->flags & CONFIG_DRAINING ? FOUND_NOTHING : find(&to, &service)) {
 	case FOUND_NOTHING:
 		part(packet);
 		return TC_ACT_UNSPEC;
@@ -137,8 +149,9 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		backend.port = 0;
 		masquerades = false;
 	}
-	remember(packet, &backend, pool.id, masquerades);
-	return rewrite(skb, packet, false, &backend) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not to a wrong destination */
+	if (!remember(packet, &backend, pool.id, masquerades, &port))
+		return TC_ACT_SHOT; /* it would end up in another flow of its client's */
+	return go(skb, packet, &backend, port);
 }
 
 int ingress(struct __sk_buff *skb)
@@ -159,9 +172,10 @@ int ingress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (flow && holds(flow, &packet)) {
 		struct backend to = flow->to;
+		__be16 port = flow->port;
 
 		note(flow, (packet.tcp & TCP_FIN ? FLOW_CLIENT_FIN : 0) | (packet.tcp & TCP_RST ? FLOW_RESET : 0));
-		return rewrite(skb, &packet, false, &to) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not to a wrong destination */
+		return go(skb, &packet, &to, port);
 	}
 
 	/* Whoever serves this packet serves all that follow it. */
@@ -170,13 +184,7 @@ int ingress(struct __sk_buff *skb)
 
 	struct config *node = config.lookup(&zero);
 
-	if (!node)
-		return TC_ACT_UNSPEC;
-	if (node->flags & CONFIG_DRAINING) {
-		part(&packet);
-		return TC_ACT_UNSPEC;
-	}
-	return begin(skb, &packet, node);
+	return node ? begin(skb, &packet, node) : TC_ACT_UNSPEC;
 }
 
 int egress(struct __sk_buff *skb)
@@ -201,6 +209,7 @@ int egress(struct __sk_buff *skb)
 	note(flow, 0);
 
 	struct backend to = flow->to;
+	struct backend client = {.address = packet.tuple.destination, .port = flow->port};
 
 	if (packet.tcp & (TCP_FIN | TCP_RST)) {
 		/* If it is an answer, the client's way is over, too. */
@@ -208,9 +217,13 @@ int egress(struct __sk_buff *skb)
 
 		way.destination = to.address;
 		way.destination_port = to.port;
+		if (client.port)
+			way.source_port = client.port;
 		flow = flows.lookup(&way);
 		if (flow && flow->flags & FLOW_TO_SERVICE)
 			note(flow, packet.tcp & TCP_RST ? FLOW_RESET : FLOW_BACKEND_FIN);
 	}
+	if (client.port && !rewrite(skb, &packet, false, &client))
+		return TC_ACT_SHOT; /* not to a wrong port */
 	return rewrite(skb, &packet, true, &to) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not from a wrong source */
 }

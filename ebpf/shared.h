@@ -155,7 +155,8 @@ struct flow {
 	struct backend to; /* the new destination, or source; port 0 of a source: not chosen yet */
 	__u32 pool;        /* that the backend was chosen of; only of who goes to a service */
 	__u32 flags;       /* FLOW_* */
-	__u32 pad;
+	__be16 port;       /* of the client on the other side of the service, where it is another; else 0 */
+	__u16 pad;
 	__u64 seen; /* bpf_ktime_get_ns(), to the second */
 };
 
