@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ebpf import layout
 from ebpf.layout import Flow, Way
@@ -35,12 +35,10 @@ def ports_of(flows: Mapping[Way, Flow]) -> Iterator[Use]:
             yield Use(way.protocol, source.address, source.port, *to)
 
 
-def of_others(uses: Iterable[Use], ports: range, backends: Container[bytes]) -> dict[bytes, bytes]:
-    """Entries of the map that leave alone what another mode has masqueraded: only that by ``ports``, to one of
-    ``backends``, could become ours by mistake."""
+def of_others(uses: Iterable[Use]) -> dict[bytes, bytes]:
+    """Entries of the map that leave alone what another mode has masqueraded."""
     flow = Flow("::", 0, 0, layout.FLOW_OF_OTHERS, time.clock_gettime(time.CLOCK_MONOTONIC)).packed()
     return {
         Way(use.endpoint, use.endpoint_port, use.address, use.port, use.protocol, layout.HOOK_INGRESS).packed(): flow
         for use in uses
-        if use.port in ports and layout.backend(use.endpoint, use.endpoint_port) in backends
     }

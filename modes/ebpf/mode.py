@@ -110,23 +110,25 @@ class EbpfMode:
             # connection whose first one reached an endpoint.
             time.sleep(_COMES_AGAIN_S)
         if not self._store.is_attached:
-            self._leave_ports()
+            self._leave_ports(wanted)
         self._store.attach(self._group)
         self._write_config(0)
         self._sockets.check()
 
-    def _leave_ports(self) -> None:
+    def _leave_ports(self, wanted: Entries) -> None:
         """What another mode masquerades goes on under its ports: none of them may be given to others."""
         handle = self._maps["flows"]
         before = {
             key for key, value in syscall.entries(handle) if layout.read_flow(value).flags & layout.FLOW_OF_OTHERS
         }
-        backends = {key.key[len(layout.ONE) :] for key in self._plan.entries() if key.map == "members"}
         try:
-            now = of_others(masquerade.in_use(), self._site.ports, backends)
+            uses = [use for use in masquerade.in_use() if use.port in self._site.ports]
         except OSError as error:
             log.info("conntrack can't be read, if there is any", extra={"reason": error})
             return
+        # Of what goes elsewhere, to the world for one, none could become ours by mistake.
+        backends = {key.key[len(layout.ONE) :] for key in wanted if key.map == "members"} if uses else set()
+        now = of_others(use for use in uses if layout.backend(use.endpoint, use.endpoint_port) in backends)
         syscall.update(handle, now)
         syscall.delete(handle, before - now.keys())
 
