@@ -43,17 +43,17 @@ static __always_inline bool lets_in(struct service *service, struct address *fro
 }
 
 /*
- * The backend that number leads to; or, for a client that is to come back, the one that it had while that is in the
+ * The backend that number leads to; or, for a client that returns to its own, the one that it had while that is in the
  * pool.
  * False if there is none, which happens for an empty pool alone: user space writes slots before it counts them, and
  * removes them when nobody can have read the old count.
  */
-static __always_inline bool choose(struct pool *pool, struct client *client, u32 seconds, u32 number,
+static __always_inline bool choose(struct pool *pool, struct client *client, bool returns, u32 seconds, u32 number,
 				   struct backend *chosen)
 {
-	u64 now = client ? bpf_ktime_get_ns() : 0;
+	u64 now = returns ? bpf_ktime_get_ns() : 0;
 
-	if (client) {
+	if (returns) {
 		struct choice *before = choices.lookup(client);
 
 		if (before && (!seconds || now - before->made < seconds * NANOSECONDS)) {
@@ -74,7 +74,7 @@ static __always_inline bool choose(struct pool *pool, struct client *client, u32
 	if (!backend)
 		return false;
 	*chosen = *backend;
-	if (client) {
+	if (returns) {
 		struct choice choice = {.backend = *backend, .made = now};
 
 		choices.update(client, &choice);

@@ -134,7 +134,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		client.pool = pool.id;
 		if (!pool.count && flags & (inside ? SERVICE_INSIDE_DROPS : SERVICE_OUTSIDE_DROPS))
 			return TC_ACT_SHOT; /* there are endpoints elsewhere, and the policy wants none of them */
-		if (!choose(&pool, service->affinity ? &client : 0, service->affinity,
+		if (!choose(&pool, &client, service->affinity, service->affinity,
 			    inside ? bpf_get_prandom_u32() : slot_for(service, tuple), &backend))
 			refuses = true;
 		masquerades = flags & (inside ? SERVICE_MASQUERADES_PODS : SERVICE_MASQUERADES_OUTSIDE);

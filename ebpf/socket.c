@@ -114,7 +114,7 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 	struct peer peer = {.cookie = cookie};
 	struct origin origin = {.place = *to, .namespace = namespace};
 
-	if (!choose(&pool, returns ? &client : 0, service->affinity, bpf_get_prandom_u32(), &peer.backend))
+	if (!choose(&pool, &client, returns, service->affinity, bpf_get_prandom_u32(), &peer.backend))
 		return REFUSE;
 	to->address = peer.backend.address;
 	to->port = peer.backend.port;
