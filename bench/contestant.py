@@ -10,7 +10,7 @@ from typing import IO, Any, Self
 from bench.contender import Contender
 from bench.feed import Manifests, put_node
 from bench.lab import Host, Lab
-from bench.subject import Subject, pyproxy_run
+from bench.subject import Subject, logged, pyproxy_run
 
 FLOOR = "floor"
 """In its lab no proxy ever ran: what all others are held against."""
@@ -67,20 +67,15 @@ class Contestant:
         self._subject, self._log = subject, log
         end = time.monotonic() + _PATIENCE_S
         routes = sum(len(one["spec"]["ports"]) for one in objects if one["kind"] == "Service")
-        while f"routes={routes} " not in _text(log):
+        while f"routes={routes} " not in logged(log):
             self.check()
             if time.monotonic() > end:
                 raise NotServing(
-                    f"the proxy did not get there in {_PATIENCE_S:g} s; its log: {_text(log)[-_LOG_TAIL:]}"
+                    f"the proxy did not get there in {_PATIENCE_S:g} s; its log: {logged(log)[-_LOG_TAIL:]}"
                 )
             time.sleep(0.01)
 
     def check(self) -> None:
         """Raises NotServing if the proxy has ended."""
         if self._subject and self._log and not self._subject.is_alive:
-            raise NotServing(f"the proxy ended; its log: {_text(self._log)[-_LOG_TAIL:]}")
-
-
-def _text(log: IO[bytes]) -> str:
-    """All that was logged, without moving the place where the proxy writes."""
-    return Path(f"/proc/self/fd/{log.fileno()}").read_text(errors="replace")
+            raise NotServing(f"the proxy ended; its log: {logged(self._log)[-_LOG_TAIL:]}")

@@ -163,18 +163,15 @@ def _ratio(figure: Figure | None) -> str:
 
 
 def _fastest(figures: LatencyFigures, way: str, measure: str) -> str:
-    names = figures.fastest(way, measure)
-    if len(names) > 1:
-        return f"not told apart: {', '.join(names)}"
-    return names[0] if names else "not told"
+    return " ≈ ".join(figures.fastest(way, measure)) or "not told"
 
 
 def _remarks(figures: LatencyFigures) -> Iterator[str]:
     result, load = figures.result, figures.result.load
     client, server = processors()
     yield (
-        "In brackets: where 95 % of 1,000 bootstraps over the rounds fall. ≈: not told apart from the floor, since "
-        "control, another path without a proxy, differs as much."
+        "In brackets: where 95 % of 1,000 bootstraps over the rounds fall. ≈: not told apart, from the floor or from "
+        "each other, by more than chance does, which control shows: another path without a proxy."
     )
     where = f"Client on CPU {client}, server on CPU {server}" if client != server else "Client and server on one CPU"
     spent = f"of each time {statistics.median(result.client_ns) / 1000:.2f} µs are the client's own"

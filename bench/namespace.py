@@ -36,11 +36,11 @@ class Namespace:
     def entered(self) -> Iterator[None]:
         """The calling thread, and no other, lives in the namespace: sockets it opens stay there."""
         with Path("/proc/thread-self/ns/net").open("rb") as home, self.path.open("rb") as inside:
-            _setns(inside)
+            setns(inside)
             try:
                 yield
             finally:
-                _setns(home)
+                setns(home)
 
     @contextmanager
     def links(self) -> Iterator[Any]:
@@ -100,7 +100,8 @@ def sweep(prefix: str) -> None:
             netns.remove(name)
 
 
-def _setns(handle: IO[bytes]) -> None:
+def setns(handle: IO[bytes]) -> None:
+    """The calling thread moves there. Raises OSError."""
     if _LIBC.setns(handle.fileno(), _CLONE_NEWNET) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"setns: {os.strerror(error)}")

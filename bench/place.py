@@ -5,7 +5,6 @@ thread for each, of which one is awake at a time: processes of their own would d
 laid out, and that alone moves times by per cents.
 """
 
-import ctypes
 import os
 import threading
 from pathlib import Path
@@ -13,9 +12,7 @@ from pathlib import Path
 import msgspec
 
 from bench.lab import Host
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
+from bench.namespace import setns
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -29,8 +26,7 @@ class Place(msgspec.Struct, frozen=True):
     def enter(self) -> None:
         """For good, and the calling thread alone. Raises OSError."""
         with Path(self.namespace).open("rb") as namespace:
-            if _LIBC.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), f"can't enter {self.namespace}")
+            setns(namespace)
         if self.cgroup is not None:
             Path(self.cgroup, "cgroup.threads").write_text(str(threading.get_native_id()))
 

@@ -28,6 +28,11 @@ def pyproxy_run(mode: str, *flags: str | Path) -> list[str]:
     return [*command, "--hostname-override", NODE_NAME, "--cluster-cidr", CLUSTER_CIDRS]
 
 
+def logged(log: IO[bytes]) -> str:
+    """All of it until now, without moving the place where the proxy writes."""
+    return Path(f"/proc/self/fd/{log.fileno()}").read_text(errors="replace")
+
+
 class Subject:
     """Started in a lab that outlives it. What it wrote to the kernel stays when it ends."""
 

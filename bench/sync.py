@@ -27,7 +27,7 @@ from bench.contender import Contender
 from bench.environment import environment
 from bench.feed import CANARY, Manifests, ViaApi, move_canary, put_canary, put_node
 from bench.lab import Lab
-from bench.subject import Subject, pyproxy_run
+from bench.subject import Subject, logged, pyproxy_run
 
 _PATIENCE_S = 300.0
 _POLL_S = 0.02  # a connection attempt that nobody answers
@@ -101,9 +101,9 @@ class SyncBench:
                     samples.append(until_served(lab, pod.name, started, subject))
                 after = subject.usage()
             except (TimeoutError, FileNotFoundError):
-                raise TimeoutError(f"the proxy did not get there; its log: {_text(log)[-2000:]}") from None
+                raise TimeoutError(f"the proxy did not get there; its log: {logged(log)[-2000:]}") from None
             subject.stop()
-            listing = [int(float(ms)) for ms in re.findall(r"listed .*cpu_ms=([0-9.]+)", _text(log))]
+            listing = [int(float(ms)) for ms in re.findall(r"listed .*cpu_ms=([0-9.]+)", logged(log))]
         return SyncResult(
             mode=str(self._contender),
             via="API" if self._via_api else "manifests",
@@ -155,15 +155,10 @@ def until_served(lab: Lab, pod: str, started: float, subject: Subject) -> float:
 def _wait_until_done(log: IO[bytes]) -> None:
     """Until the proxy says that it has synced: its children have ended, and their CPU is counted."""
     end = time.monotonic() + _PATIENCE_S
-    while "synced" not in _text(log):
+    while "synced" not in logged(log):
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.01)
-
-
-def _text(log: IO[bytes]) -> str:
-    """All that was logged, without moving the place where the proxy writes."""
-    return Path(f"/proc/self/fd/{log.fileno()}").read_text(errors="replace")
 
 
 def _table(results: list[SyncResult]) -> Table:

@@ -19,7 +19,11 @@ def _namespaces(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-@pytest.mark.parametrize("command", [["demo"], ["bench", "sync", "--services", "10"]], ids=["demo", "bench"])
+@pytest.mark.parametrize(
+    "command",
+    [["demo"], ["bench", "sync", "--services", "10"], ["bench", "latency", "--services", "10"]],
+    ids=["demo", "sync", "latency"],
+)
 def test_an_interrupted_command_leaves_nothing_behind(number: signal.Signals, command: list[str]) -> None:
     process = subprocess.Popen([sys.executable, "-m", "pyproxy", *command], stdout=subprocess.DEVNULL)
     while not any(name.endswith("pod-4") for name in _namespaces(process.pid)):
