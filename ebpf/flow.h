@@ -9,6 +9,7 @@
  *     at egress, backend to client              from the service
  */
 #pragma once
+#include "count.h"
 #include "icmp.h"
 
 #define SECOND 1000000000ull
@@ -100,13 +101,36 @@ static __always_inline void note(struct flow *flow, u32 flags)
 		flow->seen = now;
 }
 
+/* A packet of a flow. One that stands for several, which the kernel puts together and takes apart, is several. */
+static __always_inline void count_packet(struct __sk_buff *skb, struct packet *packet, u32 number, bool is_answer)
+{
+	struct counter *counter = counter_of(number);
+	u32 packets = skb->gso_segs ?: 1, bytes = skb->len - packet->l3;
+
+	if (!counter)
+		return;
+	if (is_answer) {
+		counter->packets_out += packets;
+		counter->bytes_out += bytes;
+	} else {
+		counter->packets_in += packets;
+		counter->bytes_in += bytes;
+	}
+}
+
 /* From now on packets of this client go to that backend, and what it answers comes from the place the client knows. */
-static __always_inline void remember(struct packet *packet, struct backend *backend, u32 pool, bool masquerades)
+static __always_inline void remember(struct packet *packet, struct backend *backend, u32 pool, u32 counter,
+				     bool masquerades)
 {
 	struct tuple *tuple = &packet->tuple;
 	u64 now = bpf_ktime_get_ns();
-	struct flow there = {.to = *backend, .pool = pool, .flags = FLOW_TO_SERVICE, .seen = now};
-	struct flow back = {.to = {.address = tuple->destination, .port = tuple->destination_port}, .seen = now};
+	struct flow there = {.to = *backend, .pool = pool, .flags = FLOW_TO_SERVICE, .counter = counter, .seen = now};
+	struct flow back = {
+		.to = {.address = tuple->destination, .port = tuple->destination_port},
+		.flags = FLOW_FROM_SERVICE,
+		.counter = counter,
+		.seen = now,
+	};
 	struct tuple out = *tuple;
 
 	flows.update(tuple, &there);
@@ -125,7 +149,7 @@ static __always_inline void remember(struct packet *packet, struct backend *back
 		flows.delete(&answer);
 	}
 	if (masquerades) {
-		struct flow source = {.seen = now};
+		struct flow source = {.counter = counter, .seen = now};
 
 		flows.update(&out, &source);
 	} else if (before) {

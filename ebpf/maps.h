@@ -42,5 +42,11 @@ BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, pods, 1, PINS "/pods");
 /* The devices that packet programs are attached to, by index. */
 BPF_TABLE_PINNED("hash", u32, struct device, devices, 1, PINS "/devices");
 
+/* What went through each service: an array, so that a packet finds its own by the number that its flow has. */
+BPF_TABLE_PINNED("percpu_array", u32, struct counter, counters, 1, PINS "/counters");
+
+/* Whose they are: for whoever reads them, and so that a service keeps its number over a restart. */
+BPF_TABLE_PINNED("hash", u32, struct name, names, 1, PINS "/names");
+
 /* One entry, about this node. */
 BPF_TABLE_PINNED("array", u32, struct config, config, 1, PINS "/config");

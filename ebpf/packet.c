@@ -96,6 +96,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 	struct pool pool = {};
 	bool masquerades = false;
 	bool refuses = false;
+	u32 number = COUNTER_OTHERS;
 
 	switch (find(&to, &service)) {
 	case FOUND_NOTHING:
@@ -107,21 +108,31 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		break;
 	}
 	/* In the midst of a connection that another mode translates, or that ended here. */
-	if (tuple->protocol == IPPROTO_TCP && (packet->tcp & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
+	if (tuple->protocol == IPPROTO_TCP && (packet->tcp & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN) {
+		if (service)
+			count(service->counter, lost);
 		return TC_ACT_UNSPEC;
+	}
 	if (service) {
 		bool inside = is_inside(skb, &tuple->source);
 		struct client client = {.kind = CLIENT_ADDRESS, .id = tuple->source};
 		u32 flags = service->flags;
 
-		if (service->guard && !lets_in(service, &tuple->source))
+		if (service->guard && !lets_in(service, &tuple->source)) {
+			count(service->counter, dropped);
 			return TC_ACT_SHOT; /* its source is in none of the service's ranges */
+		}
 		pool = inside ? service->inside : service->outside;
 		client.pool = pool.id;
-		if (!pool.count && flags & (inside ? SERVICE_INSIDE_DROPS : SERVICE_OUTSIDE_DROPS))
+		if (!pool.count && flags & (inside ? SERVICE_INSIDE_DROPS : SERVICE_OUTSIDE_DROPS)) {
+			count(service->counter, dropped);
 			return TC_ACT_SHOT; /* there are endpoints elsewhere, and the policy wants none of them */
-		if (!choose(&pool, service->affinity ? &client : 0, service->affinity, &backend))
+		}
+		number = service->counter;
+		if (!choose(&pool, service->affinity ? &client : 0, service->affinity, &backend)) {
 			refuses = true;
+			count(number, refused);
+		}
 		masquerades = flags & (inside ? SERVICE_MASQUERADES_PODS : SERVICE_MASQUERADES_OUTSIDE);
 		/* Who reaches itself would answer itself past this node. */
 		masquerades |= is_same(&backend.address, &tuple->source);
@@ -134,7 +145,11 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		backend.port = 0;
 		masquerades = false;
 	}
-	remember(packet, &backend, pool.id, masquerades);
+	remember(packet, &backend, pool.id, number, masquerades);
+	if (!refuses) {
+		count(number, flows);
+		count_packet(skb, packet, number, false);
+	}
 	return rewrite(skb, packet, false, &backend) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not to a wrong destination */
 }
 
@@ -155,6 +170,8 @@ int ingress(struct __sk_buff *skb)
 	if (flow && holds(flow, &packet)) {
 		struct backend to = flow->to;
 
+		if (flow->flags & FLOW_TO_SERVICE)
+			count_packet(skb, &packet, flow->counter, false);
 		note(flow, (packet.tcp & TCP_FIN ? FLOW_CLIENT_FIN : 0) | (packet.tcp & TCP_RST ? FLOW_RESET : 0));
 		return rewrite(skb, &packet, false, &to) ? TC_ACT_UNSPEC : TC_ACT_SHOT; /* not to a wrong destination */
 	}
@@ -187,8 +204,12 @@ int egress(struct __sk_buff *skb)
 		vacate(&packet);
 		return TC_ACT_UNSPEC;
 	}
-	if (!flow->to.port && !masquerade(skb, &packet, flow))
+	if (!flow->to.port && !masquerade(skb, &packet, flow)) {
+		count(flow->counter, dropped);
 		return TC_ACT_SHOT; /* its answer would not find back */
+	}
+	if (flow->flags & FLOW_FROM_SERVICE)
+		count_packet(skb, &packet, flow->counter, true);
 	note(flow, 0);
 
 	struct backend to = flow->to;

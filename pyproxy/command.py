@@ -19,7 +19,7 @@ from pyproxy.flags import override
 from pyproxy.host import DetectLocal
 from pyproxy.manifest_source import ManifestSource, PathError
 from pyproxy.proxy import NoSource, PortTaken, Proxy, Source
-from pyproxy.table import Mode, ModeError
+from pyproxy.table import Counts, Mode, ModeError
 
 logger = logging.getLogger("pyproxy")
 
@@ -143,6 +143,7 @@ def _run(options: argparse.Namespace) -> int:
         logger.info("configured in vain", extra={"field": flag, "reason": "pyproxy has no such flag"})
     mode = _choose(configuration.mode)
     _check(configuration)
+    _check_maps(configuration, mode)
     node_name = (configuration.hostname_override or socket.gethostname()).strip().lower()
     proxy = Proxy(configuration, node_name, mode)
     source: Source
@@ -183,6 +184,16 @@ def _check(configuration: Configuration) -> None:
         logger.warning(
             "without --cluster-cidr pods can't be told from the world: no traffic to a ClusterIP is masqueraded"
         )
+
+
+def _check_maps(configuration: Configuration, mode: Mode) -> None:
+    """Raises UsageError."""
+    known = mode.map_sizes if isinstance(mode, Counts) else {}
+    for name, _ in configuration.map_sizes:
+        if not known:
+            raise UsageError(f"--ebpf-map-size {name}: mode {mode.name} has no maps")
+        if name not in known:
+            raise UsageError(f"--ebpf-map-size: there is no map {name}, but {', '.join(known)}")
 
 
 def _choose(name: str) -> Mode:

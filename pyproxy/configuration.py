@@ -77,6 +77,9 @@ class Configuration:
     """As in table.Host; kube-proxy has no field for it, so there is but the flag."""
     cgroup: str = ""
     """Only a flag says it: whose sockets mode ebpf serves, by default all of this node."""
+    map_sizes: tuple[tuple[str, int], ...] = ()
+    """As in table.Host; this and the next one only flags say."""
+    metrics_per_service: bool = False
     ignored: tuple[Ignored, ...] = ()
 
 

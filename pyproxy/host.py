@@ -33,6 +33,7 @@ class HostOptions:
     ipvs: Ipvs = field(default_factory=Ipvs)
     userspace_workers: int = 1
     cgroup: str = ""
+    map_sizes: tuple[tuple[str, int], ...] = ()
 
 
 def site_of(node: Node | None, options: HostOptions) -> Site:
@@ -57,6 +58,7 @@ def host_of(node: Node | None, options: HostOptions) -> Host:
         ipvs=options.ipvs,
         userspace_workers=options.userspace_workers,
         cgroup=options.cgroup,
+        map_sizes=options.map_sizes,
     )
 
 

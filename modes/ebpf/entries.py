@@ -55,6 +55,8 @@ def spelled(key: Key) -> str:
         return f"{layout.spelled(address)} {port}/{names.get(protocol, protocol)}"
     if key.map == "backends":
         return "pool {} slot {}".format(*layout.read_slot(key.key))
+    if key.map == "names":
+        return f"of counter {layout.read_number(key.key)}"
     if key.map == "pods":
         return layout.read_prefix(key.key)
     if key.map == "sources":
@@ -68,6 +70,7 @@ def _service(maps: Mapping[str, int], name: str, service: Service) -> Iterator[s
     words += [f"guard {service.guard}"] if service.guard else []
     words += [f"affinity {service.affinity} s"] if service.affinity else []
     words += [what for flag, what in _FLAGS.items() if service.flags & flag]
+    words.append(f"counter {service.counter}")
     yield f"{name}: {', '.join(words)}"
     for pool in dict.fromkeys((service.inside, service.outside)):
         yield from _pool(maps, pool)

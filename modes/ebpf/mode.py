@@ -2,6 +2,7 @@
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from modes.ebpf.flows import count_open
 from modes.ebpf.plan import Change, Plan
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
+from modes.ebpf.sizes import Pressure, check, specs_of
+from modes.ebpf.traffic import begin_anew, traffic
 from modes.ebpf.udp_sockets import UdpSockets
-from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Fill, InUse, Mode, ModeError, Route, RouteId, Table, Traffic, Transport
 
-_PUT_ORDER = ("pods", "sources", "backends", "members", "services", "addresses")
+_PUT_ORDER = ("names", "pods", "sources", "backends", "members", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
 _PLANNED = frozenset(_PUT_ORDER)
 _NOBODY_READS_S = 1.0
@@ -32,6 +35,7 @@ class EbpfMode:
     tracks_connections = False
     ends_connections = False
     connects_sockets = True
+    map_sizes = layout.SIZES
 
     def __init__(self) -> None:
         self._store: Store | None = None
@@ -39,6 +43,7 @@ class EbpfMode:
         self._group = Path()
         self._site = Site()
         self._plan = Plan(self._site)
+        self._pressure = Pressure()
         self._late: dict[bytes, float] = {}
         """Slots that no service counts any more, and since when: a program may still look for them."""
         self._sockets = UdpSockets()
@@ -68,6 +73,8 @@ class EbpfMode:
                 if any(key.map == "members" for key in change.gone):
                     self._sockets.check()
         self._in_order = True
+        if self._store is not None:
+            self._pressure.note(self._store.specs, self._plan.sizes)
 
     def _rebuild(self, table: Table) -> None:
         """Whatever is not as it must be, in place; programs come last, when there is something to find."""
@@ -75,19 +82,21 @@ class EbpfMode:
         if group is None:
             raise ModeError("cgroup v2 is not mounted")
         self._group = group
-        self._store = self._store or Store()
+        self._store = self._store or Store(specs_of(table.host.map_sizes))
         self._store.open()
         self._maps = self._store.maps
         self._site = site_of(table.host)
         found = self._read()
         self._late = {}
-        self._plan = Plan(self._site, found)
-        wanted = self._plan.change(table, table.routes.keys()).put | self._plan.of_host()
+        self._plan = Plan(self._site, found, self._store.specs["counters"].entries)
+        change = self._plan.change(table, table.routes.keys())
+        wanted = change.put | self._plan.of_host()
         there = {Key(name, key): value for name, some in found.items() for key, value in some.items()}
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
-        self._write(Change(put, there.keys() - wanted.keys()))
+        self._write(Change(put, there.keys() - wanted.keys(), change.counted))
+        self._store.catch_up()
         # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
@@ -108,10 +117,12 @@ class EbpfMode:
         return {name: dict(syscall.entries(self._maps[name])) for name in _PUT_ORDER}
 
     def _write(self, change: Change) -> None:
-        for name, size in self._plan.sizes.items():
-            if size > layout.MAPS[name].entries:
-                raise ModeError(f"the map {name} holds {layout.MAPS[name].entries} entries, and it takes {size}")
         self._remove_late()
+        leaving = Counter(key.map for key in change.gone)
+        leaving["backends"] += sum(Key("backends", key) not in change.put for key in self._late)
+        if self._store is not None:
+            check(self._store.specs, self._plan.sizes, leaving)
+        begin_anew(self._maps["counters"], change.counted)
         for name in _PUT_ORDER:
             some = {key.key: value for key, value in change.put.items() if key.map == name}
             syscall.update(self._maps[name], some)
@@ -190,6 +201,38 @@ class EbpfMode:
                 return list(entries(opened, address, port, transport)) if opened else []
             finally:
                 store.close(opened)
+
+    def traffic(self) -> dict[RouteId | None, Traffic] | None:
+        with _said(), _opened_maps() as maps:
+            return traffic(maps) if maps else None
+
+    def fills(self) -> list[Fill]:
+        """What this object wrote is known; the rest is counted."""
+        if self._store is None:
+            return []
+        specs, written = self._store.specs, self._plan.sizes
+        fills = []
+        with _said(), _opened_maps() as maps:
+            for name in layout.SIZES:
+                planned = "names" if name == "counters" else name
+                if planned in _PLANNED:
+                    count = written[planned]
+                elif name in maps:
+                    count = syscall.count(maps[name])
+                else:
+                    continue
+                fills.append(Fill(name, count, specs[name].entries, specs[name].kind == syscall.LRU_HASH))
+        return fills
+
+
+@contextmanager
+def _opened_maps() -> Iterator[dict[str, int]]:
+    """Of the caller's own, so that any thread may ask; empty if there are none."""
+    maps = store.opened_maps()
+    try:
+        yield maps
+    finally:
+        store.close(maps)
 
 
 def _drain(maps: Mapping[str, int]) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from ebpf import layout
-from modes.ebpf.route import ROLES, Entries, Ids, Key, addresses_of, entries_of, is_guarded, places
+from ebpf.layout import MAPS
+from modes.ebpf.numbers import Numbers
+from modes.ebpf.route import ROLES, Entries, Ids, Key, addresses_of, entries_of, is_guarded, name_of, places
 from modes.ebpf.site import Site
 from pyproxy.table import Backend, Host, Pool, Route, RouteId, Scope, Table
 
@@ -17,6 +19,8 @@ _LARGEST_ID = 1 << 32
 class Change:
     put: Entries = field(default_factory=dict)
     gone: set[Key] = field(default_factory=set)
+    counted: set[int] = field(default_factory=set)
+    """Numbers of counters that another service may have had before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,14 @@ class _Written:
 class Plan:
     """Changes are made on the premise that each of them is written; after a failure, only a new plan is right."""
 
-    def __init__(self, site: Site, found: Mapping[str, Mapping[bytes, bytes]] | None = None) -> None:
-        """``found``: what maps hold from before, so that what stays keeps its numbers and slots."""
+    def __init__(
+        self,
+        site: Site,
+        found: Mapping[str, Mapping[bytes, bytes]] | None = None,
+        counters: int = MAPS["counters"].entries,
+    ) -> None:
+        """``found``: what maps hold from before, so that what stays keeps its numbers and slots; ``counters``: how many
+        there are."""
         self._site = site
         self._answering = frozenset(map(layout.address, site.answering))
         self.host = Host()
@@ -47,6 +57,7 @@ class Plan:
         services = map(layout.read_service, self._found.get("services", {}).values())
         self._next = 1 + max((n for s in services for n in (s.inside.id, s.outside.id, s.guard)), default=0)
         self._next = max(self._next, 1 + max(self._slots, default=0))
+        self._counters = Numbers(counters, self._found.get("names", {}))
         self.sizes: Counter[str] = Counter()
         """How many entries each map has."""
 
@@ -71,6 +82,7 @@ class Plan:
                     self._bits[address][bits] += 1
             elif old:
                 self._taken.difference_update((*old.ids.pools, old.ids.guard))
+                self._counters.give_back(old.ids.counter)
         for address, bits in touched.items():
             if bits:
                 before[Key("addresses", address)] = layout.number(bits)
@@ -78,7 +90,8 @@ class Plan:
                 after[Key("addresses", address)] = layout.number(new_bits)
             else:
                 self._bits.pop(address, None)
-        change = Change({k: v for k, v in after.items() if before.get(k) != v}, before.keys() - after.keys())
+        put = {key: value for key, value in after.items() if before.get(key) != value}
+        change = Change(put, before.keys() - after.keys(), self._counters.settle())
         self.sizes.update(key.map for key in change.put if key not in before)
         self.sizes.subtract(key.map for key in change.gone)
         return change
@@ -115,6 +128,7 @@ class Plan:
         ids = Ids(
             (self._id(known.get(ROLES[0])), self._id(known.get(ROLES[1])), self._id(known.get(ROLES[2]))),
             self._id(known.get("guard")),
+            self._counters.take(name_of(route).packed()),
         )
         # Equal pools had one number together, and so one order.
         before = (self._pool(pool, known.get(role, 0)) for role, pool in zip(ROLES, route.pools, strict=True))

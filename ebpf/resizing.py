@@ -1,0 +1,128 @@
+"""Maps of another size in place of those that programs use, with what these hold.
+
+    maps-DIGEST/flows …      in force
+    next-DIGEST/flows …      all that programs to come are to use: what has the right size is pinned there, too, and so
+                             the same; what has not is made there, filled, and put in place of the other in the end
+
+So only a map whose size changes is ever copied. Every call raises OSError.
+"""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from ebpf import pins, syscall
+from ebpf.syscall import LRU_HASH, MapSpec
+
+_CHUNK = 4096
+
+
+class Resizing:
+    def __init__(self, in_force: Path, specs: Mapping[str, MapSpec]) -> None:
+        self._in_force = in_force
+        self._staging = in_force.with_name(in_force.name.replace("maps-", "next-"))
+        self._specs = specs
+        self._former: dict[str, int] = {}
+        """The maps that others take the place of."""
+        self.maps: dict[str, int] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where programs that are yet to be loaded find their maps."""
+        return self._staging if self._former else self._in_force
+
+    def open(self, programs: Path) -> None:
+        """``maps``, made where they are not there. ``programs`` that use others than these are removed."""
+        self.close()
+        there = {name: syscall.pinned(self._in_force / name) for name in self._specs if self._is_in_force(name)}
+        for name, handle in there.items():
+            fits = syscall.map_spec(handle).entries == self._specs[name].entries
+            (self.maps if fits else self._former)[name] = handle
+        if not self._former and self._staging.exists():
+            pins.remove(programs)  # they may be those of a change that was given up
+            pins.remove(self._staging)
+        if self._former:
+            self._staging.mkdir(exist_ok=True)
+            self._stage()
+        if missing := self._specs.keys() - self.maps.keys():
+            pins.remove(programs)
+            for name in missing:
+                self.maps[name] = _made(self.folder / name, name, self._specs[name])
+        self._copy(self._former)
+
+    def _is_in_force(self, name: str) -> bool:
+        return (self._in_force / name).exists()
+
+    def _stage(self) -> None:
+        for name, spec in self._specs.items():
+            staged = self._staging / name
+            if staged.exists():
+                handle = syscall.pinned(staged)
+                if name not in self.maps and syscall.map_spec(handle).entries == spec.entries:
+                    self.maps[name] = handle  # of a change that was interrupted
+                    continue
+                os.close(handle)
+                if name in self.maps:
+                    continue
+                staged.unlink()
+            if name in self.maps:
+                syscall.pin(self.maps[name], staged)
+
+    def catch_up(self) -> None:
+        """What programs have put into the former maps by now."""
+        self._copy(name for name in self._former if self._specs[name].kind == LRU_HASH)
+
+    def _copy(self, names: Iterable[str]) -> None:
+        """As much as there is room for: whether all that is needed finds room is for others to say."""
+        for name in names:
+            try:
+                for chunk in _chunks(syscall.entries(self._former[name])):
+                    syscall.update(self.maps[name], chunk)
+            except OSError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+
+    def settle(self) -> None:
+        """The new maps are in use: they get what came into the others last, and their places."""
+        for name, former in self._former.items():
+            spec, before = self._specs[name], syscall.map_spec(former)
+            if spec.kind == LRU_HASH and spec.entries >= before.entries:  # else it would push out what is newer
+                there = {key for key, _ in syscall.entries(self.maps[name])}
+                for chunk in _chunks(entry for entry in syscall.entries(former) if entry[0] not in there):
+                    syscall.update(self.maps[name], chunk)
+        if self._former:
+            for staged in sorted(self._staging.iterdir()):
+                staged.rename(self._in_force / staged.name)
+            pins.remove(self._staging)
+            _close(self._former)
+
+    def close(self) -> None:
+        _close(self.maps)
+        _close(self._former)
+
+
+def _chunks(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[dict[bytes, bytes]]:
+    rest = iter(entries)
+    while chunk := dict(islice(rest, _CHUNK)):
+        yield chunk
+
+
+def _made(path: Path, name: str, spec: MapSpec) -> int:
+    try:
+        handle = syscall.create_map(name, spec)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"a map {name} of {spec.entries} entries") from None
+    try:
+        syscall.pin(handle, path)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _close(handles: dict[str, int]) -> None:
+    for handle in handles.values():
+        os.close(handle)
+    handles.clear()
