@@ -45,7 +45,8 @@ class Resizing:
             pins.remove(self._staging)
         if self._former:
             self._staging.mkdir(exist_ok=True)
-            self._stage()
+            if not self._stage():
+                pins.remove(programs)
         if missing := self._specs.keys() - self.maps.keys():
             pins.remove(programs)
             for name in missing:
@@ -55,20 +56,25 @@ class Resizing:
     def _is_in_force(self, name: str) -> bool:
         return (self._in_force / name).exists()
 
-    def _stage(self) -> None:
+    def _stage(self) -> bool:
+        """Whether nothing had to be replaced there: it is empty, or of this very change, which was interrupted."""
+        is_ours = True
         for name, spec in self._specs.items():
             staged = self._staging / name
             if staged.exists():
                 handle = syscall.pinned(staged)
                 if name not in self.maps and syscall.map_spec(handle).entries == spec.entries:
-                    self.maps[name] = handle  # of a change that was interrupted
+                    self.maps[name] = handle
                     continue
+                is_same = name in self.maps and syscall.map_id(handle) == syscall.map_id(self.maps[name])
                 os.close(handle)
-                if name in self.maps:
+                if is_same:
                     continue
                 staged.unlink()
+                is_ours = False
             if name in self.maps:
                 syscall.pin(self.maps[name], staged)
+        return is_ours
 
     def catch_up(self) -> None:
         """What programs have put into the former maps by now."""

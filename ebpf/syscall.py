@@ -111,6 +111,10 @@ def link_info(handle: int) -> LinkInfo:
     return LinkInfo(program, cgroup)
 
 
+def map_id(handle: int) -> int:
+    return int(struct.unpack_from("=II", _info(handle))[1])
+
+
 def map_spec(handle: int) -> MapSpec:
     kind, _, key, value, entries, flags = struct.unpack_from("=6I", _info(handle))
     return MapSpec(kind, key, value, entries, flags)

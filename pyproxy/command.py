@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy import __version__, explain_command, flags, kube_proxy, log, modes
+from pyproxy import __version__, explain_command, flags, kube_proxy, log, modes, top_command
 from pyproxy import configuration as configuration_file
 from pyproxy.config_file import ConfigFile
 from pyproxy.configuration import BadConfiguration, Configuration
@@ -20,10 +20,21 @@ from pyproxy.host import DetectLocal
 from pyproxy.manifest_source import ManifestSource, PathError
 from pyproxy.proxy import NoSource, PortTaken, Proxy, Source
 from pyproxy.table import Counts, Mode, ModeError
+from pyproxy.top_command import NothingCounted
 
 logger = logging.getLogger("pyproxy")
 
-_EXPECTED = (PathError, BadConfiguration, NoSource, PortTaken, NoAnswer, ModeError, modes.UnknownMode, TimeoutError)
+_EXPECTED = (
+    PathError,
+    BadConfiguration,
+    NoSource,
+    PortTaken,
+    NoAnswer,
+    NothingCounted,
+    ModeError,
+    modes.UnknownMode,
+    TimeoutError,
+)
 """What a user can do something about; the messages say what."""
 
 AUTO_ORDER = ("nftables", "ipvs", "iptables", "ebpf", "userspace")
@@ -87,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain_command.add_to(explain)
     explain.set_defaults(command=explain_command.run)
+    top = commands.add_parser("top", help="what goes through each Service", description=top_command.run.__doc__)
+    top_command.add_to(top)
+    top.set_defaults(command=top_command.run)
     demo = commands.add_parser("demo", help="see it work", description=_demo.__doc__)
     demo.add_argument("--mode", help="only this mode")
     demo.add_argument("--json", action="store_true", help="print JSON instead of a table")

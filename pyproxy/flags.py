@@ -20,7 +20,7 @@ from pyproxy.kube_proxy_configuration import SCHEDULER
 
 _LONGEST_S = 366 * 86400.0
 _MOST_WORKERS = 64
-_LARGEST_MAP = 1 << 26
+_LARGEST_MAP = 1 << 24
 _DISABLED = object()
 
 

@@ -251,7 +251,7 @@ def _said() -> Iterator[None]:
     except BadProgram as error:
         raise ModeError(f"a program of eBPF was not taken: {error}") from error
     except OSError as error:
-        if error.errno == errno.EPERM:
+        if error.errno in (errno.EPERM, errno.EACCES):
             reason = missing() or error.strerror
             raise ModeError(f"eBPF can't be used: {reason}") from error
         where = f" ({error.filename})" if error.filename else ""
