@@ -8,7 +8,8 @@ from pyproxy.table import RouteId, Traffic
 
 _OTHERS = "(others, and gone)"
 _PREFIXES = "kMGTPE"
-_LEAST_NAME = 12
+_LEAST_NAME = 11
+_PARTS = ("namespace", "name", "port", "family")
 
 
 class Reading(NamedTuple):
@@ -104,7 +105,7 @@ def number(value: float) -> str:
 def as_json(found: list[Row]) -> list[dict[str, object]]:
     return [
         {
-            "service": row.route_id and row.route_id._asdict() | {"family": row.route_id.family.value},
+            "service": row.route_id and dict(zip(_PARTS, (*row.route_id[:3], row.route_id.family.value), strict=True)),
             "totals": row.total._asdict(),
             "perSecond": dict(zip(Traffic._fields, row.rate, strict=True)),
         }

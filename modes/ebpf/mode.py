@@ -18,7 +18,7 @@ from modes.ebpf.flows import count_open
 from modes.ebpf.plan import Change, Plan
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
-from modes.ebpf.sizes import Pressure, check, specs_of
+from modes.ebpf.sizes import Pressure, capacity, check, specs_of
 from modes.ebpf.traffic import begin_anew, traffic
 from modes.ebpf.udp_sockets import UdpSockets
 from pyproxy.table import IP, Drift, Fill, InUse, Mode, ModeError, Route, RouteId, Table, Traffic, Transport
@@ -207,7 +207,7 @@ class EbpfMode:
             return traffic(maps) if maps else None
 
     def fills(self) -> list[Fill]:
-        """What this object wrote is known; the rest is counted."""
+        """What this object wrote is known; of the rest a part is counted."""
         if self._store is None:
             return []
         specs, written = self._store.specs, self._plan.sizes
@@ -218,10 +218,10 @@ class EbpfMode:
                 if planned in _PLANNED:
                     count = written[planned]
                 elif name in maps:
-                    count = syscall.count(maps[name])
+                    count = syscall.estimated(maps[name])
                 else:
                     continue
-                fills.append(Fill(name, count, specs[name].entries, specs[name].kind == syscall.LRU_HASH))
+                fills.append(Fill(name, count, capacity(specs, name), specs[name].kind == syscall.LRU_HASH))
         return fills
 
 

@@ -37,6 +37,11 @@ def check(specs: Mapping[str, MapSpec], entries: Mapping[str, int], leaving: Map
             )
 
 
+def capacity(specs: Mapping[str, MapSpec], name: str) -> int:
+    """Some counters are nobody's."""
+    return specs[name].entries - (layout.COUNTER_FIRST if name in ("names", "counters") else 0)
+
+
 class Pressure:
     """Tells of maps that are nearly full, each once, and again if it had eased in between."""
 
@@ -45,7 +50,7 @@ class Pressure:
 
     def note(self, specs: Mapping[str, MapSpec], entries: Mapping[str, int]) -> None:
         for name, count in entries.items():
-            size, of = specs[name].entries, "counters" if name == "names" else name
+            size, of = capacity(specs, name), "counters" if name == "names" else name
             if count < _EASED * size:
                 del self._told[of]
             elif count >= _NEARLY * size and not self._told[of]:

@@ -190,6 +190,18 @@ def test_a_change_that_was_interrupted_at_its_very_end_is_made_by_the_next_proce
     assert held(after.maps["flows"]) == set(range(1, 10))
 
 
+@pytest.mark.parametrize("entries", [0, 5, 4096, 30_000])
+def test_how_many_entries_a_large_map_has_is_estimated(entries: int) -> None:
+    handle = syscall.create_map("estimated", MapSpec(HASH, 4, 8, 1 << 16, NO_PREALLOC))
+    try:
+        fill(handle, range(entries))
+        assert len(dict(syscall.entries(handle))) == entries
+        found = syscall.estimated(handle)
+        assert found == entries if entries <= 4096 else abs(found - entries) < entries // 8
+    finally:
+        os.close(handle)
+
+
 def test_programs_that_use_a_map_which_is_gone_are_not_used_any_more(place: Place) -> None:
     place.open()
     place.load()

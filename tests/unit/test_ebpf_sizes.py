@@ -28,8 +28,9 @@ def test_a_map_that_is_nearly_full_is_told_once(caplog: pytest.LogCaptureFixture
     assert said(caplog, pressure, backends=100) == ["backends 100/100 --ebpf-map-size backends=256"]
 
 
-def test_names_are_as_many_as_counters(caplog: pytest.LogCaptureFixture) -> None:
-    assert said(caplog, Pressure(), names=9) == ["counters 9/10 --ebpf-map-size counters=32"]
+def test_names_are_as_many_as_counters_that_services_can_have(caplog: pytest.LogCaptureFixture) -> None:
+    assert said(caplog, Pressure(), names=7) == []
+    assert said(caplog, Pressure(), names=8) == ["counters 8/8 --ebpf-map-size counters=16"]
 
 
 def test_what_leaves_last_needs_room_until_then() -> None:
