@@ -90,14 +90,18 @@ class Resizing:
                 if error.errno != errno.E2BIG:
                     raise
 
-    def settle(self) -> None:
-        """The new maps are in use: they get what came into the others last, and their places."""
+    def fill_in(self) -> None:
+        """The new maps are in use: they get what came into the others last."""
         for name, former in self._former.items():
             spec, before = self._specs[name], syscall.map_spec(former)
             if spec.kind == LRU_HASH and spec.entries >= before.entries:  # else it would push out what is newer
                 there = {key for key, _ in syscall.entries(self.maps[name])}
                 for chunk in _chunks(entry for entry in syscall.entries(former) if entry[0] not in there):
                     syscall.update(self.maps[name], chunk)
+
+    def settle(self) -> None:
+        """The others are used by nobody any more: the new maps get their places."""
+        self.fill_in()
         if self._former:
             for staged in sorted(self._staging.iterdir()):
                 staged.rename(self._in_force / staged.name)

@@ -54,8 +54,13 @@ class Store:
         return self._resizing.maps
 
     def catch_up(self) -> None:
-        """Maps that are there in another size have gone on meanwhile: what they hold by now, just before `attach`."""
+        """Maps that are there in another size have gone on meanwhile: what they hold by now, just before programs are
+        replaced…"""
         self._resizing.catch_up()
+
+    def fill_in(self) -> None:
+        """…and what came in just before that, right afterwards."""
+        self._resizing.fill_in()
 
     @property
     def is_attached(self) -> bool:

@@ -96,12 +96,13 @@ class EbpfMode:
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
         self._write(Change(put, there.keys() - wanted.keys(), change.counted))
-        self._store.catch_up()
         # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
+        self._store.catch_up()
         self._devices.serve(packet_programs, self._maps["devices"], table.host.pod_interfaces)
+        self._store.fill_in()
         self._store.attach(self._group)
         self._write_config(0)
         self._sockets.check()
