@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ebpf import pins, syscall
 from ebpf.syscall import LRU_HASH, MapSpec
+from ebpf.whole_flows import torn
 
 _CHUNK = 4096
 
@@ -26,6 +27,8 @@ class Resizing:
         self._specs = specs
         self._former: dict[str, int] = {}
         """The maps that others take the place of."""
+        self._known: dict[str, set[bytes]] = {}
+        """Keys that these had when they were copied."""
         self.maps: dict[str, int] = {}
 
     @property
@@ -51,7 +54,8 @@ class Resizing:
             pins.remove(programs)
             for name in missing:
                 self.maps[name] = _made(self.folder / name, name, self._specs[name])
-        self._copy(self._former)
+        for name in self._former.keys() - self._learned:
+            self._copy(name)
 
     def _is_in_force(self, name: str) -> bool:
         return (self._in_force / name).exists()
@@ -76,41 +80,57 @@ class Resizing:
                 syscall.pin(self.maps[name], staged)
         return is_ours
 
-    def catch_up(self) -> None:
-        """What programs have put into the former maps by now."""
-        self._copy(name for name in self._former if self._specs[name].kind == LRU_HASH)
+    def _copy(self, name: str) -> set[bytes]:
+        """As much as there is room for: whether all that is needed has some is for others to say. Returns the keys."""
+        known: set[bytes] = set()
+        try:
+            for chunk in _chunks(syscall.entries(self._former[name])):
+                known.update(chunk)
+                syscall.update(self.maps[name], chunk)
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                raise
+        return known
 
-    def _copy(self, names: Iterable[str]) -> None:
-        """As much as there is room for: whether all that is needed finds room is for others to say."""
-        for name in names:
-            try:
-                for chunk in _chunks(syscall.entries(self._former[name])):
-                    syscall.update(self.maps[name], chunk)
-            except OSError as error:
-                if error.errno != errno.E2BIG:
-                    raise
+    @property
+    def _learned(self) -> list[str]:
+        """The former maps that programs write."""
+        return [name for name in self._former if self._specs[name].kind == LRU_HASH]
+
+    def catch_up(self) -> None:
+        """What programs have put into the former maps by now, and nothing that they have removed: in one go, since what
+        is copied early may be another's by the time that the rest is."""
+        for name in self._learned:
+            left = [key for key, _ in syscall.entries(self.maps[name])]  # of a change that was interrupted
+            known = self._known[name] = self._copy(name)
+            syscall.delete(self.maps[name], [key for key in left if key not in known])
 
     def fill_in(self) -> None:
-        """The new maps are in use: they get what came into the others last."""
-        for name, former in self._former.items():
-            spec, before = self._specs[name], syscall.map_spec(former)
-            if spec.kind == LRU_HASH and spec.entries >= before.entries:  # else it would push out what is newer
-                there = {key for key, _ in syscall.entries(self.maps[name])}
-                for chunk in _chunks(entry for entry in syscall.entries(former) if entry[0] not in there):
-                    syscall.update(self.maps[name], chunk)
+        """The new maps are in use: they get what came into the others since `catch_up`. What was there by then and is
+        not here was removed here. Flows of which both have a part are forgotten."""
+        for name in self._learned:
+            there = {key for key, _ in syscall.entries(self.maps[name])} | self._known.get(name, set())
+            for chunk in _chunks(entry for entry in syscall.entries(self._former[name]) if entry[0] not in there):
+                there.update(chunk)
+                syscall.update(self.maps[name], chunk)
+            self._known[name] = there
+        if "flows" in self._former:
+            flows = self.maps["flows"]
+            syscall.delete(flows, torn(flows))
 
     def settle(self) -> None:
-        """The others are used by nobody any more: the new maps get their places."""
-        self.fill_in()
+        """The new maps get the places of the others, which nobody uses any more."""
         if self._former:
             for staged in sorted(self._staging.iterdir()):
                 staged.rename(self._in_force / staged.name)
             pins.remove(self._staging)
             _close(self._former)
+            self._known.clear()
 
     def close(self) -> None:
         _close(self.maps)
         _close(self._former)
+        self._known.clear()
 
 
 def _chunks(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[dict[bytes, bytes]]:

@@ -77,6 +77,7 @@ class Store:
                 self._links[name] = self._attached(links / name, target, name, hook.attach)
         finally:
             os.close(target)
+        self._resizing.fill_in()  # of sockets
         self._resizing.settle()
         for prefix, current in (("programs", _PROGRAMS), ("maps", _LAYOUT), ("next", _LAYOUT)):
             for other in pins.others(self._folder, prefix, current):

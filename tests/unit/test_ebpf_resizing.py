@@ -15,8 +15,8 @@ from ebpf.syscall import HASH, LRU_HASH, NO_PREALLOC, PERCPU_ARRAY, MapSpec
 
 Sizes = dict[str, int]
 PLENTY = 1 << 12
-KINDS = {"flows": (LRU_HASH, 0), "services": (HASH, NO_PREALLOC), "counters": (PERCPU_ARRAY, 0)}
-SIZES = {"flows": PLENTY, "services": 64, "counters": 8}
+KINDS = {"peers": (LRU_HASH, 0), "services": (HASH, NO_PREALLOC), "counters": (PERCPU_ARRAY, 0)}
+SIZES = {"peers": PLENTY, "services": 64, "counters": 8}
 _TURNS = count()
 
 
@@ -91,44 +91,57 @@ def is_same(one: int, other: int) -> bool:
 @pytest.mark.parametrize("size", [PLENTY // 2, PLENTY * 2])
 def test_what_a_map_of_another_size_held_goes_on(place: Place, size: int) -> None:
     before = place.open()
-    fill(before.maps["flows"], range(1, 100))
+    fill(before.maps["peers"], range(1, 100))
     fill(before.maps["services"], range(1, 40))
     fill(before.maps["counters"], range(1, 8))
     place.load()
-    after = place.open(flows=size, services=128, counters=16)
+    after = place.open(peers=size, services=128, counters=16)
     assert not place.programs.exists()  # they use the others
-    assert held(after.maps["flows"]) == set(range(1, 100))
+    after.catch_up()
+    assert held(after.maps["peers"]) == set(range(1, 100))
     assert held(after.maps["services"]) == set(range(1, 40))
     assert held(after.maps["counters"]) == set(range(1, 8))
     assert sizes(place.maps) == SIZES
     place.load()
     after.settle()
-    assert sizes(place.maps) == SIZES | {"flows": size, "services": 128, "counters": 16}
+    assert sizes(place.maps) == SIZES | {"peers": size, "services": 128, "counters": 16}
     assert list(place.maps.parent.glob("next-*")) == []
-    again = place.open(flows=size, services=128, counters=16)
+    again = place.open(peers=size, services=128, counters=16)
     assert place.programs.exists()
-    assert is_same(again.maps["flows"], after.maps["flows"])
+    assert is_same(again.maps["peers"], after.maps["peers"])
 
 
 def test_what_keeps_its_size_stays_the_same_map(place: Place) -> None:
     before = place.open()
     after = place.open(services=128)
-    assert is_same(before.maps["flows"], after.maps["flows"])
+    assert is_same(before.maps["peers"], after.maps["peers"])
     assert not is_same(before.maps["services"], after.maps["services"])
     after.settle()
-    assert is_same(before.maps["flows"], place.open(services=128).maps["flows"])
+    assert is_same(before.maps["peers"], place.open(services=128).maps["peers"])
 
 
-def test_what_comes_into_the_former_map_meanwhile_is_taken_over(place: Place) -> None:
+def test_what_comes_and_goes_in_the_former_map_meanwhile_does_so_in_the_new_one(place: Place) -> None:
     before = place.open()
-    after = place.open(flows=PLENTY * 2)
-    fill(before.maps["flows"], range(100, 110))
+    fill(before.maps["peers"], range(90, 110))
+    place.open(peers=PLENTY * 2).catch_up()  # which is interrupted then
+    after = place.open(peers=PLENTY * 2)
+    syscall.delete(before.maps["peers"], map(key, range(90, 100)))
     after.catch_up()
-    assert held(after.maps["flows"]) == set(range(100, 110))
-    fill(before.maps["flows"], range(110, 120))
-    syscall.update(after.maps["flows"], {key(100): value(0)})  # what programs have put there by now is newer
+    assert held(after.maps["peers"]) == set(range(100, 110))
+
+
+def test_what_new_programs_removed_or_wrote_is_not_taken_from_the_former_map(place: Place) -> None:
+    before = place.open()
+    fill(before.maps["peers"], range(100, 110))
+    after = place.open(peers=PLENTY * 2)
+    after.catch_up()
+    fill(before.maps["peers"], range(110, 120))
+    syscall.delete(after.maps["peers"], [key(100)])
+    syscall.update(after.maps["peers"], {key(101): value(0), key(110): value(0)})
+    after.fill_in()
+    assert held(after.maps["peers"]) == set(range(102, 110)) | set(range(111, 120))
     after.settle()
-    assert held(after.maps["flows"]) == set(range(101, 120))
+    assert held(after.maps["peers"]) == set(range(102, 110)) | set(range(111, 120))
 
 
 def test_what_is_written_anew_is_not_taken_from_the_former_map_again(place: Place) -> None:
@@ -152,22 +165,23 @@ def test_a_map_that_is_too_small_takes_what_there_is_room_for(place: Place) -> N
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-@pytest.mark.parametrize("wanted", [{}, {"flows": PLENTY * 2}, {"flows": PLENTY * 4}, {"services": 128}])
+@pytest.mark.parametrize("wanted", [{}, {"peers": PLENTY * 2}, {"peers": PLENTY * 4}, {"services": 128}])
 def test_a_change_that_was_interrupted_is_made_or_given_up_by_the_next_process(
     place: Place, loaded: bool, wanted: Sizes
 ) -> None:
     """Programs that are there are those that use the maps."""
     before = place.open()
-    fill(before.maps["flows"], range(1, 100))
+    fill(before.maps["peers"], range(1, 100))
     place.load()
-    interrupted = place.open(flows=PLENTY * 2)
+    interrupted = place.open(peers=PLENTY * 2)
     if loaded:
         place.load()
     after = place.open(**wanted)
-    goes_on = wanted == {"flows": PLENTY * 2}
+    goes_on = wanted == {"peers": PLENTY * 2}
     assert place.programs.exists() is (loaded and goes_on)
-    assert is_same(after.maps["flows"], interrupted.maps["flows"]) is goes_on
-    assert held(after.maps["flows"]) == set(range(1, 100))
+    assert is_same(after.maps["peers"], interrupted.maps["peers"]) is goes_on
+    after.catch_up()
+    assert held(after.maps["peers"]) == set(range(1, 100))
     after.settle()
     assert sizes(place.maps) == SIZES | wanted
     assert list(place.maps.parent.glob("next-*")) == []
@@ -175,19 +189,19 @@ def test_a_change_that_was_interrupted_is_made_or_given_up_by_the_next_process(
 
 def test_a_change_that_was_interrupted_at_its_very_end_is_made_by_the_next_process(place: Place) -> None:
     place.open()
-    wanted = {"flows": PLENTY * 2, "services": 128}
+    wanted = {"peers": PLENTY * 2, "services": 128}
     interrupted = place.open(**wanted)
-    fill(interrupted.maps["flows"], range(1, 10))
+    fill(interrupted.maps["peers"], range(1, 10))
     place.load()
-    staged = next(place.maps.parent.glob("next-*")) / "flows"
-    staged.rename(place.maps / "flows")
+    staged = next(place.maps.parent.glob("next-*")) / "peers"
+    staged.rename(place.maps / "peers")
     after = place.open(**wanted)
     assert place.programs.exists()
     for name in KINDS:
         assert name == "counters" or is_same(after.maps[name], interrupted.maps[name])
     after.settle()
     assert sizes(place.maps) == SIZES | wanted
-    assert held(after.maps["flows"]) == set(range(1, 10))
+    assert held(after.maps["peers"]) == set(range(1, 10))
 
 
 @pytest.mark.parametrize("entries", [0, 5, 4096, 30_000])
