@@ -10,8 +10,9 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPConnection
 from threading import Thread
 from typing import Any
@@ -35,6 +36,7 @@ from tests.unit.samples import table as some_table
 ALL = ["pod-2", "pod-3", "pod-4"]
 UDP_HEADERS = {"IPv4": 28, "IPv6": 48}
 MSS = 1460
+COMPILES_S = 60.0  # on a busy machine
 PER_SERVICE = (*OURS, "--metrics-per-service")
 
 
@@ -275,13 +277,14 @@ def test_other_sizes_take_effect_at_a_restart_and_open_connections_go_on(cluster
                 cluster.change_command((*PER_SERVICE, "--ebpf-map-size", size))
                 cluster.start()
                 inside.run_for(20)
-                cluster.settle()
+                cluster.settle(COMPILES_S)
                 inside.run_for(20)
             assert inside.failures == []
             client.sendall(b"still there?")
             assert client.recv(100) == b"still there?"
+            resized = partial(size_of, cluster.lab, "flows")
             wanted = int(size.split(",")[0].split("=")[1])
-            until(lambda wanted=wanted: size_of(cluster.lab, "flows") == wanted, lambda: cluster.log()[-4000:])  # type: ignore[misc]
+            wait_for(resized, wanted)
             now = since(before, traffic(cluster.lab, 10, "IPv6", "TCP"))
             assert (now.flows, now.lost) == (0, 0), turn
             assert now.packets_in > 2 * turn
@@ -290,7 +293,11 @@ def test_other_sizes_take_effect_at_a_restart_and_open_connections_go_on(cluster
     cluster.change_command(PER_SERVICE)
     cluster.kill()
     cluster.start()
-    cluster.settle()
+    cluster.settle(COMPILES_S)
+
+
+def wait_for(read: Callable[[], int], wanted: int) -> None:
+    until(lambda: read() == wanted, lambda: f"it is {read()}", COMPILES_S)
 
 
 def size_of(lab: Lab, name: str) -> int:
