@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Which service a place is of, and which backend a client gets: the same for sockets and for packets. */
 #pragma once
-#include "maps.h"
+#include "count.h"
 
 #define NANOSECONDS 1000000000ull
 

@@ -13,6 +13,7 @@
  * back to its own at egress (port in struct flow).
  */
 #pragma once
+#include "count.h"
 #include "icmp.h"
 
 #define SECOND 1000000000ull
@@ -128,6 +129,23 @@ static __always_inline void note(struct flow *flow, u32 flags)
 		flow->seen = now;
 }
 
+/* A packet of a flow. One that stands for several, which the kernel puts together and takes apart, is several. */
+static __always_inline void count_packet(struct __sk_buff *skb, struct packet *packet, u32 number, bool is_answer)
+{
+	struct counter *counter = counter_of(number);
+	u32 packets = skb->gso_segs ?: 1, bytes = skb->len - packet->l3;
+
+	if (!counter)
+		return;
+	if (is_answer) {
+		counter->packets_out += packets;
+		counter->bytes_out += bytes;
+	} else {
+		counter->packets_in += packets;
+		counter->bytes_in += bytes;
+	}
+}
+
 /* Whether a flow of the client's goes on by that way to the backend, which is not to this service. */
 static __always_inline bool is_taken(struct tuple *out, struct flow *back)
 {
@@ -166,13 +184,18 @@ static __always_inline bool find_port(struct tuple *out, struct flow *back)
  * From now on packets of this client go to that backend, and what it answers comes from the place the client knows. False
  * if the client has no port for it.
  */
-static __always_inline bool remember(struct packet *packet, struct backend *backend, u32 pool, bool masquerades,
-				     __be16 *port)
+static __always_inline bool remember(struct packet *packet, struct backend *backend, u32 pool, u32 counter,
+				     bool masquerades, __be16 *port)
 {
 	struct tuple *tuple = &packet->tuple;
 	u64 now = bpf_ktime_get_ns();
-	struct flow there = {.to = *backend, .pool = pool, .flags = FLOW_TO_SERVICE, .seen = now};
-	struct flow back = {.to = {.address = tuple->destination, .port = tuple->destination_port}, .seen = now};
+	struct flow there = {.to = *backend, .pool = pool, .flags = FLOW_TO_SERVICE, .counter = counter, .seen = now};
+	struct flow back = {
+		.to = {.address = tuple->destination, .port = tuple->destination_port},
+		.flags = FLOW_FROM_SERVICE,
+		.counter = counter,
+		.seen = now,
+	};
 	struct tuple out = *tuple;
 
 	out.hook = HOOK_EGRESS;
@@ -196,7 +219,7 @@ static __always_inline bool remember(struct packet *packet, struct backend *back
 		flows.delete(&answer);
 	}
 	if (masquerades) {
-		there = (struct flow){.seen = now};
+		there = (struct flow){.counter = counter, .seen = now};
 		flows.update(&out, &there);
 	} else if (before) {
 		flows.delete(&out);

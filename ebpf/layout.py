@@ -2,13 +2,14 @@
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from ebpf.syscall import ARRAY, HASH, LPM_TRIE, LRU_HASH, NO_PREALLOC, MapSpec
+from ebpf.syscall import ARRAY, HASH, LPM_TRIE, LRU_HASH, NO_PREALLOC, PERCPU_ARRAY, MapSpec
 
 _PLACE = struct.Struct("=16s2sBB")
-_SERVICE = struct.Struct("=9I")
+_SERVICE = struct.Struct("=10I")
 _SLOT = struct.Struct("=II")
 _BACKEND = struct.Struct("=16s2sH")
 _STRETCH, _PLACES = struct.Struct("=III"), struct.Struct("=256H")
@@ -18,10 +19,11 @@ _PEER = struct.Struct("=Q16s2sHI")
 _ORIGIN = struct.Struct("=16s2sBBIQ")
 _CONFIG, _COOKIE = struct.Struct("=Q16s16sHHI"), struct.Struct("=Q")
 _DEVICE, _PREFIX = struct.Struct("=16s16sI"), struct.Struct("=I16s")
-_TUPLE, _FLOW = struct.Struct("=16s16s2s2sBBH"), struct.Struct("=16s2sHIIIQ")
+_TUPLE, _FLOW = struct.Struct("=16s16s2s2sBBH"), struct.Struct("=16s2sHIH2sIQ")
 _FRAGMENT = struct.Struct("=16s16sIBBH")
 _CLIENT, _CHOICE = struct.Struct("=II16s"), struct.Struct("=16s2sHIQ")
 _NUMBER = struct.Struct("=I")
+_COUNTER, _NAME = struct.Struct("=9Q"), struct.Struct("=64s64s64sB7x")
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _GUARD_BITS = 32
 
@@ -30,7 +32,9 @@ INSIDE_DROPS, OUTSIDE_DROPS, MASQUERADES_PODS, MASQUERADES_OUTSIDE, LETS_NODE_IN
 DEVICE_OF_PODS, DEVICE_NO_ETHERNET = 1, 2
 DRAINING = 1
 HOOK_INGRESS, HOOK_EGRESS = 0, 1
-FLOW_TO_SERVICE, FLOW_CLIENT_FIN, FLOW_BACKEND_FIN, FLOW_RESET, FLOW_OF_OTHERS = 1, 2, 4, 8, 16
+FLOW_TO_SERVICE, FLOW_CLIENT_FIN, FLOW_BACKEND_FIN, FLOW_RESET = 1, 2, 4, 8
+FLOW_OF_OTHERS, FLOW_FROM_SERVICE = 16, 32
+COUNTER_OTHERS, COUNTER_GONE, COUNTER_FIRST = 0, 1, 2
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 ANY_ADDRESS = {"IPv4": _MAPPED + bytes(4), "IPv6": bytes(16)}
 """Of node ports, in a place, by family."""
@@ -50,9 +54,20 @@ MAPS = {
     "fragments": MapSpec(LRU_HASH, _FRAGMENT.size, 4, 1 << 12),
     "pods": MapSpec(LPM_TRIE, _PREFIX.size, 4, 1 << 10, NO_PREALLOC),
     "devices": MapSpec(HASH, 4, _DEVICE.size, 1 << 14, NO_PREALLOC),
+    "counters": MapSpec(PERCPU_ARRAY, 4, _COUNTER.size, 1 << 14),
+    "names": MapSpec(HASH, 4, _NAME.size, 1 << 14, NO_PREALLOC),
     "config": MapSpec(ARRAY, 4, _CONFIG.size, 1),
 }
+SIZES = {name: spec.entries for name, spec in MAPS.items() if name not in ("config", "names")}
+"""Those that may be others."""
 ONE = _NUMBER.pack(1)
+
+
+def resized(sizes: Mapping[str, int]) -> dict[str, MapSpec]:
+    """MAPS with other numbers of entries, for names of SIZES. Each counter has its name."""
+    entries = {name: spec.entries for name, spec in MAPS.items()} | dict(sizes)
+    entries["names"] = entries["counters"]
+    return {name: replace(spec, entries=entries[name]) for name, spec in MAPS.items()}
 
 
 class Pool(NamedTuple):
@@ -66,11 +81,46 @@ class Service(NamedTuple):
     guard: int = 0
     affinity: int = 0
     flags: int = 0
+    counter: int = COUNTER_OTHERS
     table: int = 0
     places: int = 0
 
     def packed(self) -> bytes:
         return _SERVICE.pack(*self.inside, *self.outside, *self[2:])
+
+
+class Counter(NamedTuple):
+    """What went through a service: see struct counter."""
+
+    sockets: int = 0
+    flows: int = 0
+    refused: int = 0
+    dropped: int = 0
+    lost: int = 0
+    packets_in: int = 0
+    bytes_in: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
+
+    def plus(self, other: "Counter") -> "Counter":
+        return Counter(*map(int.__add__, self, other))
+
+    def packed(self) -> bytes:
+        """As if the first processor had counted all of it."""
+        return _COUNTER.pack(*self).ljust(MAPS["counters"].read_bytes, b"\0")
+
+
+class Name(NamedTuple):
+    """Of a service's port in one family; all of them labels of DNS."""
+
+    namespace: str
+    service: str
+    port: str
+    family: int
+    """4 or 6."""
+
+    def packed(self) -> bytes:
+        return _NAME.pack(*map(str.encode, self[:3]), self.family)
 
 
 class Peer(NamedTuple):
@@ -109,8 +159,21 @@ def read_place(packed: bytes) -> tuple[bytes, int, int]:
 
 
 def read_service(packed: bytes) -> Service:
-    inside, inside_count, outside, outside_count, *rest = _SERVICE.unpack(packed)
-    return Service(Pool(inside, inside_count), Pool(outside, outside_count), *rest)
+    inside, inside_count, outside, outside_count, *others = _SERVICE.unpack(packed)
+    return Service(Pool(inside, inside_count), Pool(outside, outside_count), *others)
+
+
+def read_counter(packed: bytes) -> Counter:
+    """Of all processors together."""
+    if packed.count(0) == len(packed):  # most are, and there may be many processors
+        return Counter()
+    return Counter(*map(sum, zip(*_COUNTER.iter_unpack(packed), strict=True)))
+
+
+def read_name(packed: bytes) -> Name:
+    *texts, family = _NAME.unpack(packed)
+    namespace, service, port = (text.rstrip(b"\0").decode() for text in texts)
+    return Name(namespace, service, port, family)
 
 
 def slot(pool: int, number: int) -> bytes:
@@ -210,6 +273,7 @@ class Flow(NamedTuple):
     flags: int
     seen: float
     """Seconds of CLOCK_MONOTONIC."""
+    counter: int = COUNTER_OTHERS
 
     @property
     def has_ended(self) -> bool:
@@ -218,7 +282,8 @@ class Flow(NamedTuple):
 
     def packed(self) -> bytes:
         nanoseconds = int(self.seen * 1e9)
-        return _FLOW.pack(address(self.address), port(self.port), 0, self.pool, self.flags, 0, nanoseconds)
+        own = address(self.address), port(self.port)
+        return _FLOW.pack(*own, 0, self.pool, self.flags, b"\0\0", self.counter, nanoseconds)
 
 
 def read_tuple(packed: bytes) -> Way:
@@ -228,8 +293,8 @@ def read_tuple(packed: bytes) -> Way:
 
 
 def read_flow(packed: bytes) -> Flow:
-    to, number, _, pool, flags, _, seen = _FLOW.unpack(packed)
-    return Flow(spelled(to), int.from_bytes(number, "big"), pool, flags, seen / 1e9)
+    to, number, _, pool, flags, _, counter, seen = _FLOW.unpack(packed)
+    return Flow(spelled(to), int.from_bytes(number, "big"), pool, flags, seen / 1e9, counter)
 
 
 def device(ipv4: str | None, ipv6: str | None, flags: int) -> bytes:

@@ -45,5 +45,11 @@ BPF_F_TABLE("lpm_trie", struct prefix, u32, pods, 1, BPF_F_NO_PREALLOC);
 /* The devices that packet programs are attached to, by index. */
 BPF_TABLE("hash", u32, struct device, devices, 1);
 
+/* What went through each service: an array, so that a packet finds its own by the number that its flow has. */
+BPF_TABLE("percpu_array", u32, struct counter, counters, 1);
+
+/* Whose they are: for whoever reads them, and so that a service keeps its number over a restart. */
+BPF_TABLE("hash", u32, struct name, names, 1);
+
 /* One entry, about this node. */
 BPF_TABLE("array", u32, struct config, config, 1);

@@ -108,6 +108,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 	bool masquerades = false;
 	bool refuses = false;
 	__be16 port = 0;
+	u32 number = COUNTER_OTHERS;
 
 	/* While it drains, nothing is begun. */
 	switch (node->flags & CONFIG_DRAINING ? FOUND_NOTHING : find(&to, &service)) {
@@ -121,22 +122,32 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		break;
 	}
 	/* In the midst of a connection that another mode translates, or that ended here. */
-	if (tuple->protocol == IPPROTO_TCP && (packet->tcp & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
+	if (tuple->protocol == IPPROTO_TCP && (packet->tcp & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN) {
+		if (service)
+			count(service->counter, lost);
 		return TC_ACT_UNSPEC;
+	}
 	if (service) {
 		bool inside = is_inside(skb, &tuple->source);
 		struct client client = {.kind = CLIENT_ADDRESS, .id = tuple->source};
 		u32 flags = service->flags;
 
-		if (service->guard && !lets_in(service, &tuple->source))
+		if (service->guard && !lets_in(service, &tuple->source)) {
+			count(service->counter, dropped);
 			return TC_ACT_SHOT; /* its source is in none of the service's ranges */
+		}
 		pool = inside ? service->inside : service->outside;
 		client.pool = pool.id;
-		if (!pool.count && flags & (inside ? SERVICE_INSIDE_DROPS : SERVICE_OUTSIDE_DROPS))
+		if (!pool.count && flags & (inside ? SERVICE_INSIDE_DROPS : SERVICE_OUTSIDE_DROPS)) {
+			count(service->counter, dropped);
 			return TC_ACT_SHOT; /* there are endpoints elsewhere, and the policy wants none of them */
+		}
+		number = service->counter;
 		if (!choose(&pool, &client, service->affinity, service->affinity,
-			    inside ? bpf_get_prandom_u32() : slot_for(service, tuple), &backend))
+			    inside ? bpf_get_prandom_u32() : slot_for(service, tuple), &backend)) {
 			refuses = true;
+			count(number, refused);
+		}
 		masquerades = flags & (inside ? SERVICE_MASQUERADES_PODS : SERVICE_MASQUERADES_OUTSIDE);
 		/* Who reaches itself would answer itself past this node. */
 		masquerades |= is_same(&backend.address, &tuple->source);
@@ -149,8 +160,12 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		backend.port = 0;
 		masquerades = false;
 	}
-	if (!remember(packet, &backend, pool.id, masquerades, &port))
+	if (!remember(packet, &backend, pool.id, number, masquerades, &port))
 		return TC_ACT_SHOT; /* it would end up in another flow of its client's */
+	if (!refuses) {
+		count(number, flows);
+		count_packet(skb, packet, number, false);
+	}
 	return go(skb, packet, &backend, port);
 }
 
@@ -174,6 +189,8 @@ int ingress(struct __sk_buff *skb)
 		struct backend to = flow->to;
 		__be16 port = flow->port;
 
+		if (flow->flags & FLOW_TO_SERVICE)
+			count_packet(skb, &packet, flow->counter, false);
 		note(flow, (packet.tcp & TCP_FIN ? FLOW_CLIENT_FIN : 0) | (packet.tcp & TCP_RST ? FLOW_RESET : 0));
 		return go(skb, &packet, &to, port);
 	}
@@ -204,8 +221,12 @@ int egress(struct __sk_buff *skb)
 		vacate(&packet);
 		return TC_ACT_UNSPEC;
 	}
-	if (!flow->to.port && !masquerade(skb, &packet, flow))
+	if (!flow->to.port && !masquerade(skb, &packet, flow)) {
+		count(flow->counter, dropped);
 		return TC_ACT_SHOT; /* its answer would not find back */
+	}
+	if (flow->flags & FLOW_FROM_SERVICE)
+		count_packet(skb, &packet, flow->counter, true);
 	note(flow, 0);
 
 	struct backend to = flow->to;

@@ -36,6 +36,7 @@ struct service {
 	__u32 guard;         /* id in the map sources of who may come in; 0: everybody */
 	__u32 affinity;      /* seconds; 0: none */
 	__u32 flags;         /* SERVICE_* */
+	__u32 counter;       /* index in the map counters; COUNTER_OTHERS: it has none of its own */
 	__u32 table;         /* by which one of outside is chosen: its version in the map maglev */
 	__u32 places;        /* how many it has; 0: there is none, any is chosen */
 };
@@ -50,6 +51,31 @@ struct service {
 struct slot {
 	__u32 pool;
 	__u32 number;
+};
+
+/* What went through a service, as one processor saw it. Bytes are those of IP packets, headers included. */
+struct counter {
+	__u64 sockets; /* connected to a backend; of datagrams without a connection, once for each backend and socket */
+	__u64 flows;   /* that packets began: clients from elsewhere, and pods whose sockets nobody sees */
+	__u64 refused; /* connections, at sockets and by packets; each datagram by itself */
+	__u64 dropped; /* the same, and packets for which no port of this node was free */
+	__u64 lost;    /* packets in the midst of a connection that no flow is known of */
+	__u64 packets_in; /* of flows, from clients */
+	__u64 bytes_in;
+	__u64 packets_out; /* to them */
+	__u64 bytes_out;
+};
+
+#define COUNTER_OTHERS 0u /* of services that came when all numbers were in use */
+#define COUNTER_GONE 1u   /* user space sums up here what those counted that had a number before */
+
+/* Whose counter it is. Programs do not read it. */
+struct name {
+	char namespace[64];
+	char service[64];
+	char port[64];
+	__u8 family; /* 4 or 6 */
+	__u8 pad[7];
 };
 
 struct backend {
@@ -154,9 +180,9 @@ struct tuple {
 struct flow {
 	struct backend to; /* the new destination, or source; port 0 of a source: not chosen yet */
 	__u32 pool;        /* that the backend was chosen of; only of who goes to a service */
-	__u32 flags;       /* FLOW_* */
+	__u16 flags;       /* FLOW_* */
 	__be16 port;       /* of the client on the other side of the service, where it is another; else 0 */
-	__u16 pad;
+	__u32 counter;     /* of the service; of the node's own way to the backend, too, which counts only drops */
 	__u64 seen; /* bpf_ktime_get_ns(), to the second */
 };
 
@@ -165,6 +191,7 @@ struct flow {
 #define FLOW_BACKEND_FIN 4u
 #define FLOW_RESET 8u
 #define FLOW_OF_OTHERS 16u /* an answer to a port that another mode gave to a client of its own: leave it alone */
+#define FLOW_FROM_SERVICE 32u /* the way of answers at egress */
 #define FLOW_ENDS (FLOW_CLIENT_FIN | FLOW_BACKEND_FIN | FLOW_RESET)
 
 /* A packet that is in pieces: only the first has ports. */

@@ -90,6 +90,8 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 	if (service->guard) {
 		enum verdict verdict = guard(ctx, service, namespace == node->namespace);
 
+		if (verdict == DROP)
+			count(service->counter, dropped);
 		if (verdict != TRANSLATED)
 			return verdict;
 	}
@@ -97,10 +99,12 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 	struct pool pool = service->inside;
 	u64 cookie = bpf_get_socket_cookie(ctx);
 	struct client client = {.pool = pool.id};
-	bool returns = false;
+	bool returns = false, is_new = true;
 
-	if (!pool.count)
-		return service->flags & SERVICE_INSIDE_DROPS ? DROP : REFUSE;
+	if (!pool.count && service->flags & SERVICE_INSIDE_DROPS) {
+		count(service->counter, dropped);
+		return DROP;
+	}
 	if (service->affinity) {
 		client.kind = CLIENT_NAMESPACE;
 		*(u64 *)client.id.word = namespace;
@@ -114,8 +118,10 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 	struct peer peer = {.cookie = cookie};
 	struct origin origin = {.place = *to, .namespace = namespace};
 
-	if (!choose(&pool, &client, returns, service->affinity, bpf_get_prandom_u32(), &peer.backend))
+	if (!choose(&pool, &client, returns, service->affinity, bpf_get_prandom_u32(), &peer.backend)) {
+		count(service->counter, refused);
 		return REFUSE;
+	}
 	to->address = peer.backend.address;
 	to->port = peer.backend.port;
 	if (to->protocol == IPPROTO_TCP) {
@@ -124,13 +130,16 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 		struct origin *known = udp_peers.lookup(&peer);
 
 		/* Each datagram comes by here, and most of them are not the first. */
-		if (!known || known->place.port != origin.place.port ||
-		    known->place.address.word[3] != origin.place.address.word[3] ||
-		    known->place.address.word[2] != origin.place.address.word[2] ||
-		    known->place.address.word[1] != origin.place.address.word[1] ||
-		    known->place.address.word[0] != origin.place.address.word[0])
+		is_new = !known || known->place.port != origin.place.port ||
+			 known->place.address.word[3] != origin.place.address.word[3] ||
+			 known->place.address.word[2] != origin.place.address.word[2] ||
+			 known->place.address.word[1] != origin.place.address.word[1] ||
+			 known->place.address.word[0] != origin.place.address.word[0];
+		if (is_new)
 			udp_peers.update(&peer, &origin);
 	}
+	if (connects || is_new)
+		count(service->counter, sockets);
 	return TRANSLATED;
 }
 

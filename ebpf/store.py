@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ebpf import bytecode, cgroup, pins, syscall
@@ -11,9 +13,11 @@ from ebpf.bytecode import Bytecode
 from ebpf.compiler import HERE, interpreter
 from ebpf.hook import HOOKS, SOCKET
 from ebpf.layout import MAPS
+from ebpf.resizing import Resizing
 
 _PATIENCE_S = 60.0
-_LAYOUT = pins.digest(*(Path(HERE, name).read_bytes() for name in ("shared.h", "maps.h")), repr(MAPS).encode())
+_SHAPES = [(name, replace(spec, entries=0)) for name, spec in MAPS.items()]
+_LAYOUT = pins.digest(*(Path(HERE, name).read_bytes() for name in ("shared.h", "maps.h")), repr(_SHAPES).encode())
 _SOURCES = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".h"))
 _PROGRAMS = pins.digest(_LAYOUT.encode(), *(path.read_bytes() for path in _SOURCES))
 
@@ -25,11 +29,12 @@ class BadProgram(Exception):
 class Store:
     """Open file descriptors of what is pinned. Every call raises OSError."""
 
-    def __init__(self) -> None:
+    def __init__(self, specs: Mapping[str, syscall.MapSpec] = MAPS) -> None:
         self._folder = pins.folder()
         self.folder = self._folder / f"maps-{_LAYOUT}"
         """Where the maps are pinned."""
-        self.maps: dict[str, int] = {}
+        self.specs = specs
+        self._resizing = Resizing(self.folder, specs)
         self.programs: dict[str, int] = {}
         self._links: dict[str, int] = {}
 
@@ -38,9 +43,8 @@ class Store:
         self.close()
         pins.mount()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, spec in MAPS.items():
-            self.maps[name] = _opened(self.folder / name, name, spec)
         programs = self._folder / f"programs-{_PROGRAMS}"
+        self._resizing.open(programs)
         if not all((programs / name).exists() for name in HOOKS):
             pins.remove(programs)
             compiled = bytecode.kept(_PROGRAMS)
@@ -53,6 +57,19 @@ class Store:
                 syscall.pin(handle, programs / name)
             close(loaded)
         self.programs = {name: syscall.pinned(programs / name) for name in HOOKS}
+
+    @property
+    def maps(self) -> dict[str, int]:
+        return self._resizing.maps
+
+    def catch_up(self) -> None:
+        """Maps that are there in another size have gone on meanwhile: what they hold by now, just before programs are
+        replaced…"""
+        self._resizing.catch_up()
+
+    def fill_in(self) -> None:
+        """…and what came in just before that, right afterwards."""
+        self._resizing.fill_in()
 
     @property
     def is_attached(self) -> bool:
@@ -69,7 +86,9 @@ class Store:
                 self._links[name] = self._attached(links / name, target, name, hook.attach)
         finally:
             os.close(target)
-        for prefix, current in (("programs", _PROGRAMS), ("maps", _LAYOUT)):
+        self._resizing.fill_in()  # of sockets
+        self._resizing.settle()
+        for prefix, current in (("programs", _PROGRAMS), ("maps", _LAYOUT), ("next", _LAYOUT)):
             for other in pins.others(self._folder, prefix, current):
                 pins.remove(other)
 
@@ -104,7 +123,8 @@ class Store:
         return found
 
     def close(self) -> None:
-        for handles in (self.maps, self.programs, self._links):
+        self._resizing.close()
+        for handles in (self.programs, self._links):
             close(handles)
 
 
@@ -134,18 +154,6 @@ def remove_all() -> bool:
 
 def default_group() -> Path | None:
     return cgroup.root()
-
-
-def _opened(path: Path, name: str, spec: syscall.MapSpec) -> int:
-    if path.exists():
-        return syscall.pinned(path)
-    handle = syscall.create_map(name, spec)
-    try:
-        syscall.pin(handle, path)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
 
 
 def _compiled() -> dict[str, Bytecode]:

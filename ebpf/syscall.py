@@ -5,9 +5,11 @@ The numbers and layouts are those of linux/bpf.h. Every call raises OSError.
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_POSSIBLE = Path("/sys/devices/system/cpu/possible")
 _ATTRIBUTE_BYTES = 144
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
@@ -43,8 +46,19 @@ class MapSpec:
     entries: int
     flags: int = 0
 
+    @property
+    def read_bytes(self) -> int:
+        """Of a value as user space reads and writes it: one for each possible processor, if each has its own."""
+        return -(-self.value // 8) * 8 * possible_processors() if self.kind == PERCPU_ARRAY else self.value
 
-HASH, ARRAY, LRU_HASH, LPM_TRIE = 1, 2, 9, 11  # BPF_MAP_TYPE_*
+
+@functools.cache
+def possible_processors() -> int:
+    last = _POSSIBLE.read_text().strip().replace(",", "-").rpartition("-")[2]
+    return int(last) + 1
+
+
+HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE = 1, 2, 6, 9, 11  # BPF_MAP_TYPE_*
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
 
 
@@ -137,6 +151,10 @@ def link_info(handle: int) -> LinkInfo:
     return LinkInfo(program, cgroup, device)
 
 
+def map_id(handle: int) -> int:
+    return int(struct.unpack_from("=II", _info(handle))[1])
+
+
 def map_spec(handle: int) -> MapSpec:
     kind, _, key, value, entries, flags = struct.unpack_from("=6I", _info(handle))
     return MapSpec(kind, key, value, entries, flags)
@@ -187,34 +205,62 @@ def delete(handle: int, keys: Iterable[bytes]) -> None:
 def entries(handle: int) -> Iterator[tuple[bytes, bytes]]:
     """All keys and values. What comes or goes meanwhile may be there or not."""
     spec = map_spec(handle)
-    chunk = min(_CHUNK, max(spec.entries, 1))
-    # A cursor is a number in a hash and a key in a trie.
-    cursor = ctypes.create_string_buffer(max(4, spec.key))
-    started = False
-    while True:
-        keys = ctypes.create_string_buffer(chunk * spec.key)
-        values = ctypes.create_string_buffer(chunk * spec.value)
-        at = ctypes.addressof(cursor)
-        places = (at if started else 0, at, ctypes.addressof(keys), ctypes.addressof(values))
-        attribute = _attribute(struct.pack("=QQQQIIQQ", *places, chunk, handle, 0, 0))
-        over = False
+    batch = _Batch(handle, spec)
+    while not batch.is_last:
+        count = batch.read()
+        raw_keys, raw_values = batch.keys.raw, batch.values.raw
+        for index in range(count):
+            key, value = index * spec.key, index * spec.read_bytes
+            yield raw_keys[key : key + spec.key], raw_values[value : value + spec.read_bytes]
+
+
+def estimated(handle: int) -> int:
+    """How many entries a hash has, without reading all of it: exact if one batch holds them; else by how many of its
+    buckets the first batch fills, which is a percent or two off."""
+    spec = map_spec(handle)
+    batch = _Batch(handle, spec)
+    count = batch.read()
+    if batch.is_last:
+        return count
+    buckets = 1 << (spec.entries - 1).bit_length()
+    return min(spec.entries, count * buckets // max(1, int.from_bytes(batch.cursor.raw[:4], sys.byteorder)))
+
+
+class _Batch:
+    """Entries of a map, some thousand a call."""
+
+    def __init__(self, handle: int, spec: MapSpec) -> None:
+        self._handle = handle
+        self._spec = spec
+        self._started = False
+        self._make_room(min(_CHUNK, max(spec.entries, 1)))
+        self.cursor = ctypes.create_string_buffer(max(4, spec.key))
+        """Where to go on: the number of a bucket in a hash, in other maps a key."""
+        self.is_last = False
+
+    def _make_room(self, entries: int) -> None:
+        self._room = entries
+        self.keys = ctypes.create_string_buffer(entries * self._spec.key)
+        self.values = ctypes.create_string_buffer(entries * self._spec.read_bytes)
+
+    def read(self) -> int:
+        """How many entries there are in ``keys`` and ``values`` now."""
+        at = ctypes.addressof(self.cursor)
+        places = (at if self._started else 0, at, ctypes.addressof(self.keys), ctypes.addressof(self.values))
+        attribute = _attribute(struct.pack("=QQQQIIQQ", *places, self._room, self._handle, 0, 0))
         try:
             _raw(_LOOKUP_BATCH, attribute)
         except OSError as error:
             if error.errno == errno.ENOSPC:  # a bucket holds more than there is room for
-                chunk *= 2
-                continue
+                self._make_room(2 * self._room)
+                return self.read()
             if error.errno != errno.ENOENT:
                 raise
-            over = True
+            self.is_last = True
+        self._started = True
         (count,) = struct.unpack_from("=I", attribute, _COUNT_AT)
-        raw_keys, raw_values = keys.raw, values.raw
-        for index in range(count):
-            key, value = index * spec.key, index * spec.value
-            yield raw_keys[key : key + spec.key], raw_values[value : value + spec.value]
-        if over or not count:
-            return
-        started = True
+        self.is_last = self.is_last or not count
+        return int(count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy import __version__, explain_command, flags, kube_proxy, log, modes
+from pyproxy import __version__, explain_command, flags, kube_proxy, log, modes, top_command
 from pyproxy import configuration as configuration_file
 from pyproxy.config_file import ConfigFile
 from pyproxy.configuration import BadConfiguration, Configuration
@@ -19,11 +19,22 @@ from pyproxy.flags import override
 from pyproxy.host import DetectLocal
 from pyproxy.manifest_source import ManifestSource, PathError
 from pyproxy.proxy import NoSource, PortTaken, Proxy, Source
-from pyproxy.table import Mode, ModeError
+from pyproxy.table import Counts, Mode, ModeError
+from pyproxy.top_command import NothingCounted
 
 logger = logging.getLogger("pyproxy")
 
-_EXPECTED = (PathError, BadConfiguration, NoSource, PortTaken, NoAnswer, ModeError, modes.UnknownMode, TimeoutError)
+_EXPECTED = (
+    PathError,
+    BadConfiguration,
+    NoSource,
+    PortTaken,
+    NoAnswer,
+    NothingCounted,
+    ModeError,
+    modes.UnknownMode,
+    TimeoutError,
+)
 """What a user can do something about; the messages say what."""
 
 AUTO_ORDER = ("ebpf", "nftables", "ipvs", "iptables", "userspace")
@@ -86,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain_command.add_to(explain)
     explain.set_defaults(command=explain_command.run)
+    top = commands.add_parser("top", help="what goes through each Service", description=top_command.run.__doc__)
+    top_command.add_to(top)
+    top.set_defaults(command=top_command.run)
     demo = commands.add_parser("demo", help="see it work", description=_demo.__doc__)
     demo.add_argument("--mode", help="only this mode")
     demo.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -172,6 +186,7 @@ def _run(options: argparse.Namespace) -> int:
         logger.info("configured in vain", extra={"field": flag, "reason": "pyproxy has no such flag"})
     mode = _choose(configuration.mode)
     _check(configuration)
+    _check_maps(configuration, mode)
     node_name = (configuration.hostname_override or socket.gethostname()).strip().lower()
     proxy = Proxy(configuration, node_name, mode)
     source: Source
@@ -212,6 +227,16 @@ def _check(configuration: Configuration) -> None:
         logger.warning(
             "without --cluster-cidr pods can't be told from the world: no traffic to a ClusterIP is masqueraded"
         )
+
+
+def _check_maps(configuration: Configuration, mode: Mode) -> None:
+    """Raises UsageError."""
+    known = mode.map_sizes if isinstance(mode, Counts) else {}
+    for name, _ in configuration.map_sizes:
+        if not known:
+            raise UsageError(f"--ebpf-map-size {name}: mode {mode.name} has no maps")
+        if name not in known:
+            raise UsageError(f"--ebpf-map-size: there is no map {name}, but {', '.join(known)}")
 
 
 def _choose(name: str) -> Mode:

@@ -79,8 +79,10 @@ class Configuration:
     cgroup: str = ""
     """Only a flag says it: whose sockets mode ebpf serves, by default all of this node."""
     ebpf_algorithm: EbpfAlgorithm = EbpfAlgorithm.RANDOM
-    """Only a flag says it, and the next one: as in table.Host."""
+    """Only flags say it, and the next ones: as in table.Host."""
     devices: tuple[str, ...] = ()
+    map_sizes: tuple[tuple[str, int], ...] = ()
+    metrics_per_service: bool = False
     ignored: tuple[Ignored, ...] = ()
 
 

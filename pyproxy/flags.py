@@ -21,6 +21,7 @@ from pyproxy.table import EbpfAlgorithm
 
 _LONGEST_S = 366 * 86400.0
 _MOST_WORKERS = 64
+_LARGEST_MAP = 1 << 24
 _DISABLED = object()
 
 
@@ -101,12 +102,16 @@ def add_to(run: argparse.ArgumentParser) -> None:
     ebpf.add_argument("--devices", type=_devices, metavar="NAME[,NAME]",
                       help="whose packets are translated; eth+ is all that begin with eth (default: all but loopback, "
                       "and ports of bridges and the like)")  # fmt: skip
+    ebpf.add_argument("--ebpf-map-size", type=_map_sizes, dest="map_sizes", metavar="MAP=ENTRIES[,…]",
+                      help="for more than by default: see README for the maps and what they take")  # fmt: skip
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
                       help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
                       "none)")  # fmt: skip
     seen.add_argument("--metrics-bind-address", type=_listen(10249), dest="metrics_address", metavar="IP:PORT",
                       help="/metrics, and a status page at / (default: 127.0.0.1:10249, or as above)")  # fmt: skip
+    seen.add_argument("--metrics-per-service", type=_boolean, nargs="?", const=True, metavar="true|false",
+                      help="what mode ebpf counts, for each Service by itself, too (default: false)")  # fmt: skip
     seen.add_argument("--bind-address-hard-fail", type=_boolean, nargs="?", const=True, metavar="true|false",
                       help="end if one of these can't be had, instead of trying again")  # fmt: skip
     seen.add_argument("--log-format", "--logging-format", choices=("text", "json"), help="(default: text)")
@@ -153,6 +158,18 @@ def _workers(text: str) -> int:
     if not 1 <= number <= _MOST_WORKERS:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 to {_MOST_WORKERS}")
     return number
+
+
+def _map_sizes(text: str) -> tuple[tuple[str, int], ...]:
+    found = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if not re.fullmatch("[a-z_]{1,15}", name) or not re.fullmatch("[0-9]{1,9}", number):
+            raise argparse.ArgumentTypeError(f"{part!r} is not a map and its size, such as flows=524288")
+        if not 1 <= int(number) <= _LARGEST_MAP:
+            raise argparse.ArgumentTypeError(f"{part!r} is not within 1 to {_LARGEST_MAP}")
+        found[name] = int(number)
+    return tuple(sorted(found.items()))
 
 
 def _node_port_addresses(text: str) -> tuple[Prefix, ...]:

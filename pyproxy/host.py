@@ -35,6 +35,7 @@ class HostOptions:
     cgroup: str = ""
     ebpf_algorithm: EbpfAlgorithm = EbpfAlgorithm.RANDOM
     devices: tuple[str, ...] = ()
+    map_sizes: tuple[tuple[str, int], ...] = ()
 
 
 def site_of(node: Node | None, options: HostOptions) -> Site:
@@ -61,6 +62,7 @@ def host_of(node: Node | None, options: HostOptions) -> Host:
         cgroup=options.cgroup,
         ebpf_algorithm=options.ebpf_algorithm,
         devices=options.devices,
+        map_sizes=options.map_sizes,
     )
 
 

@@ -13,6 +13,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.registry import Collector
 
 from pyproxy import __version__
 from pyproxy.objects import EndpointSlice, Event, Service, Upsert
@@ -117,6 +118,10 @@ class Metrics(Observer):
     def reconciled(self, deleted: int, seconds: float) -> None:
         self._reconciling.observe(seconds)
         self._flows.inc(deleted)
+
+    def add(self, collector: Collector) -> None:
+        """What is read as it is asked for."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

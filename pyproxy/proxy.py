@@ -29,8 +29,9 @@ from pyproxy.planner import Planner
 from pyproxy.problem import Problem
 from pyproxy.status import Status
 from pyproxy.store import Store
-from pyproxy.table import Mode, ModeError, Route
+from pyproxy.table import Counts, Mode, ModeError, Route
 from pyproxy.takeover import Takeover
+from pyproxy.traffic_metrics import TrafficCollector
 
 logger = logging.getLogger("pyproxy")
 
@@ -68,6 +69,8 @@ class Proxy:
         self._mode = mode
         self._server = HttpServer()
         self._metrics = Metrics(mode.name)
+        if isinstance(mode, Counts):
+            self._metrics.add(TrafficCollector(mode, per_service=configuration.metrics_per_service))
         self._status = Status(mode.name, node_name)
         self._explainer = Explainer(mode.name, relays=mode.ends_connections, connects_sockets=mode.connects_sockets)
         self._health = Health(self._status, configuration.sync_period, self._metrics.answered)
@@ -187,6 +190,7 @@ class Proxy:
             cgroup=configuration.cgroup,
             ebpf_algorithm=configuration.ebpf_algorithm,
             devices=configuration.devices,
+            map_sizes=configuration.map_sizes,
         )
         return Settings(host, Pace(configuration.sync_period, configuration.min_sync_period))
 

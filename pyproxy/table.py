@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pyproxy.address import IP, Family, Prefix, contains, family_of
 from pyproxy.kernel.error import InUse, ModeError
@@ -17,9 +17,11 @@ from pyproxy.kernel.own_address import is_own
 __all__ = [
     "IP",
     "Backend",
+    "Counts",
     "Drift",
     "EbpfAlgorithm",
     "Family",
+    "Fill",
     "Frontend",
     "Host",
     "InUse",
@@ -33,6 +35,7 @@ __all__ = [
     "RouteId",
     "Scope",
     "Table",
+    "Traffic",
     "Transport",
     "contains",
     "family_of",
@@ -192,6 +195,8 @@ class Host:
     ebpf_algorithm: EbpfAlgorithm = EbpfAlgorithm.RANDOM
     devices: tuple[str, ...] = ()
     """Where mode ebpf translates packets, some with a trailing ``*``; empty: wherever it finds that they come by."""
+    map_sizes: tuple[tuple[str, int], ...] = ()
+    """How many entries maps of mode ebpf hold, where not as many as by default: see Counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,56 @@ class Drift(NamedTuple):
 
     route: RouteId | None
     what: str
+
+
+class Traffic(NamedTuple):
+    """What a mode counted since its counters were made; each number only grows, over restarts, too."""
+
+    sockets: int = 0
+    """Connections of sockets of this node that got an endpoint as they connected: no packet of them is counted."""
+    flows: int = 0
+    """Connections that were translated packet by packet."""
+    refused: int = 0
+    """Connections, or datagrams, for which there was no endpoint."""
+    dropped: int = 0
+    """The same that a policy lets go nowhere, and packets that no port was left for."""
+    lost: int = 0
+    """Packets in the midst of a connection that nobody knows any more."""
+    packets_in: int = 0
+    """Of flows, from clients to the service, as is the next one."""
+    bytes_in: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
+
+    def plus(self, other: "Traffic") -> "Traffic":
+        return Traffic(*map(int.__add__, self, other))
+
+
+class Fill(NamedTuple):
+    """How full a map of the kernel's is."""
+
+    map: str
+    entries: int
+    size: int
+    forgets: bool
+    """Whether the oldest entries go when it is full: then it is full for good some day, and that is no fault."""
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """What a mode offers beside if it counts what it forwards. From any thread; ModeError if it can't be read."""
+
+    map_sizes: Mapping[str, int]
+    """By name, those of maps that Host.map_sizes may change, as they are by default."""
+
+    def traffic(self) -> Mapping[RouteId | None, Traffic] | None:
+        """Read from the kernel, so it needs no state of this object; None if it holds nothing of this mode's.
+
+        Under None, what belongs to no service that is there: to those that went, or for which there was no counter.
+        """
+
+    def fills(self) -> list[Fill]:
+        """Of the maps that this object writes; empty before the first sync."""
 
 
 class Mode(Protocol):

@@ -57,6 +57,8 @@ def spelled(key: Key) -> str:
         return "pool {} slot {}".format(*layout.read_slot(key.key))
     if key.map == "maglev":
         return "pool {} table {:08x} stretch {}".format(*layout.read_stretch(key.key))
+    if key.map == "names":
+        return f"of counter {layout.read_number(key.key)}"
     if key.map == "pods":
         return layout.read_prefix(key.key)
     if key.map == "sources":
@@ -71,6 +73,7 @@ def _service(maps: Mapping[str, int], name: str, service: Service) -> Iterator[s
     words += [f"affinity {service.affinity} s"] if service.affinity else []
     words += [f"by Maglev's table {service.table:08x} of {service.places}"] if service.places else []
     words += [what for flag, what in _FLAGS.items() if service.flags & flag]
+    words.append(f"counter {service.counter}")
     yield f"{name}: {', '.join(words)}"
     for pool in dict.fromkeys((service.inside, service.outside)):
         yield from _pool(maps, pool)

@@ -3,6 +3,7 @@
 import errno
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -18,13 +19,15 @@ from modes.ebpf.plan import Change, Plan
 from modes.ebpf.requirement import missing
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
+from modes.ebpf.sizes import Pressure, capacity, check, specs_of
+from modes.ebpf.traffic import begin_anew, traffic
 from modes.ebpf.udp_sockets import UdpSockets
 from pyproxy.kernel import masquerade
-from pyproxy.table import IP, Drift, InUse, Mode, ModeError, Route, RouteId, Table, Transport
+from pyproxy.table import IP, Drift, Fill, InUse, Mode, ModeError, Route, RouteId, Table, Traffic, Transport
 
 log = logging.getLogger("pyproxy")
 
-_PUT_ORDER = ("pods", "sources", "backends", "members", "maglev", "services", "addresses")
+_PUT_ORDER = ("names", "pods", "sources", "backends", "members", "maglev", "services", "addresses")
 """Whoever finds an entry finds what it leads to."""
 _PLANNED = frozenset(_PUT_ORDER)
 _COMES_AGAIN_S = 1.2
@@ -42,6 +45,7 @@ class EbpfMode:
     tracks_connections = False
     ends_connections = False
     connects_sockets = True
+    map_sizes = layout.SIZES
 
     def __init__(self) -> None:
         self._store: Store | None = None
@@ -49,6 +53,7 @@ class EbpfMode:
         self._group = Path()
         self._site = Site()
         self._plan = Plan(self._site)
+        self._pressure = Pressure()
         self._late: dict[Key, float] = {}
         """What no service leads to any more, and since when: a program may still look for it."""
         self._sockets = UdpSockets()
@@ -78,6 +83,8 @@ class EbpfMode:
                 if any(key.map == "members" for key in change.gone):
                     self._sockets.check()
         self._in_order = True
+        if self._store is not None:
+            self._pressure.note(self._store.specs, self._plan.sizes)
 
     def _rebuild(self, table: Table) -> None:
         """Whatever is not as it must be, in place; programs come last, when there is something to find."""
@@ -85,26 +92,29 @@ class EbpfMode:
         if group is None:
             raise ModeError("cgroup v2 is not mounted")
         self._group = group
-        self._store = self._store or Store()
+        self._store = self._store or Store(specs_of(table.host.map_sizes))
         self._store.open()
         self._maps = self._store.maps
         self._site = site_of(table.host)
         found = self._read()
         self._late = {}
-        self._plan = Plan(self._site, found)
-        wanted = self._plan.change(table, table.routes.keys()).put | self._plan.of_host()
+        self._plan = Plan(self._site, found, self._store.specs["counters"].entries)
+        change = self._plan.change(table, table.routes.keys())
+        wanted = change.put | self._plan.of_host()
         there = {Key(name, key): value for name, some in found.items() for key, value in some.items()}
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
         put = {key: value for key, value in wanted.items() if there.get(key) != value}
-        self._write(Change(put, there.keys() - wanted.keys(), put.keys() & there.keys()))
+        self._write(Change(put, there.keys() - wanted.keys(), put.keys() & there.keys(), change.counted))
         # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
         # connected itself must find no flow.
         self._write_config(0 if self._store.is_attached else layout.DRAINING)
         packet_programs = {hook: self._store.programs[hook] for hook in PACKET}
+        self._store.catch_up()
         were_stopped = self._devices.serve(
             packet_programs, self._maps["devices"], table.host.devices, table.host.pod_interfaces
         )
+        self._store.fill_in()
         if were_stopped and not self._store.is_attached:
             # Another mode may serve yet. What was lost comes again, and must find it doing so: the second SYN of a
             # connection whose first one reached an endpoint.
@@ -143,15 +153,16 @@ class EbpfMode:
         return {name: dict(syscall.entries(self._maps[name])) for name in _PUT_ORDER}
 
     def _write(self, change: Change) -> None:
-        for name, size in self._plan.sizes.items():
-            if size > layout.MAPS[name].entries:
-                raise ModeError(f"the map {name} holds {layout.MAPS[name].entries} entries, and it takes {size}")
         self._remove_late()
+        leaving = Counter(key.map for key in (*change.gone, *(key for key in self._late if key not in change.put)))
+        if self._store is not None:
+            check(self._store.specs, self._plan.sizes, leaving)
+        begin_anew(self._maps["counters"], change.counted)
         shown = change.shown()
         self._put({key: value for key, value in change.put.items() if key not in shown}, _PUT_ORDER)
         self._delete(change.gone, ("addresses", "services"))
         self._put(shown, ("services", "backends"))
-        self._delete(change.gone, ("members", "sources", "pods"))
+        self._delete(change.gone, ("members", "sources", "pods", "names"))
         # Now that nobody counts them.
         self._late.update(dict.fromkeys((key for key in change.gone if key.map in _LATE), time.monotonic()))
 
@@ -235,6 +246,38 @@ class EbpfMode:
             finally:
                 store.close(opened)
 
+    def traffic(self) -> dict[RouteId | None, Traffic] | None:
+        with _said(), _opened_maps() as maps:
+            return traffic(maps) if maps else None
+
+    def fills(self) -> list[Fill]:
+        """What this object wrote is known; of the rest a part is counted."""
+        if self._store is None:
+            return []
+        specs, written = self._store.specs, self._plan.sizes
+        fills = []
+        with _said(), _opened_maps() as maps:
+            for name in layout.SIZES:
+                planned = "names" if name == "counters" else name
+                if planned in _PLANNED:
+                    count = written[planned]
+                elif name in maps:
+                    count = syscall.estimated(maps[name])
+                else:
+                    continue
+                fills.append(Fill(name, count, capacity(specs, name), specs[name].kind == syscall.LRU_HASH))
+        return fills
+
+
+@contextmanager
+def _opened_maps() -> Iterator[dict[str, int]]:
+    """Of the caller's own, so that any thread may ask; empty if there are none."""
+    maps = store.opened_maps()
+    try:
+        yield maps
+    finally:
+        store.close(maps)
+
 
 def _see_pins() -> None:
     """Raises ModeError if something may be ours and can't be found: a container sees no pins of the host by itself."""
@@ -265,6 +308,7 @@ def _said() -> Iterator[None]:
     except BadProgram as error:
         raise ModeError(f"a program of eBPF was not taken: {error}") from error
     except OSError as error:
+        is_forbidden = error.errno in (errno.EPERM, errno.EACCES)
         where = f" ({error.filename})" if error.filename else ""
-        reason = (missing() if error.errno == errno.EPERM else None) or f"{error.strerror or error}{where}"
+        reason = (missing() if is_forbidden else None) or f"{error.strerror or error}{where}"
         raise ModeError(f"eBPF can't be used: {reason}") from error

@@ -6,6 +6,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from ebpf import layout
+from ebpf.layout import MAPS
+from modes.ebpf.numbers import Numbers
 from modes.ebpf.route import (
     ROLES,
     Entries,
@@ -15,6 +17,7 @@ from modes.ebpf.route import (
     addresses_of,
     entries_of,
     is_guarded,
+    name_of,
     places,
     places_of,
 )
@@ -31,6 +34,8 @@ class Change:
     gone: set[Key] = field(default_factory=set)
     replaced: set[Key] = field(default_factory=set)
     """Those of ``put`` that the maps hold already, with other values."""
+    counted: set[int] = field(default_factory=set)
+    """Numbers of counters that another service may have had before."""
 
     def shown(self) -> Entries:
         """What of ``put`` clients meet at addresses that they know already, in order: node ports, other new ports,
@@ -57,8 +62,14 @@ class _Written:
 class Plan:
     """Changes are made on the premise that each of them is written; after a failure, only a new plan is right."""
 
-    def __init__(self, site: Site, found: Mapping[str, Mapping[bytes, bytes]] | None = None) -> None:
-        """``found``: what maps hold from before, so that what stays keeps its numbers and slots."""
+    def __init__(
+        self,
+        site: Site,
+        found: Mapping[str, Mapping[bytes, bytes]] | None = None,
+        counters: int = MAPS["counters"].entries,
+    ) -> None:
+        """``found``: what maps hold from before, so that what stays keeps its numbers and slots; ``counters``: how many
+        there are."""
         self._site = site
         self._answering = frozenset(map(layout.address, site.answering))
         self.host = Host()
@@ -75,6 +86,7 @@ class Plan:
         services = map(layout.read_service, self._found.get("services", {}).values())
         self._next = 1 + max((n for s in services for n in (s.inside.id, s.outside.id, s.guard)), default=0)
         self._next = max(self._next, 1 + max(self._slots, default=0))
+        self._counters = Numbers(counters, self._found.get("names", {}))
         self.sizes: Counter[str] = Counter()
         """How many entries each map has."""
 
@@ -99,6 +111,7 @@ class Plan:
                     self._bits[address][bits] += 1
             elif old:
                 self._taken.difference_update((*old.ids.pools, old.ids.guard))
+                self._counters.give_back(old.ids.counter)
         for address, bits in touched.items():
             if bits:
                 before[Key("addresses", address)] = layout.number(bits)
@@ -107,7 +120,7 @@ class Plan:
             else:
                 self._bits.pop(address, None)
         put = {key: value for key, value in after.items() if before.get(key) != value}
-        change = Change(put, before.keys() - after.keys(), put.keys() & before.keys())
+        change = Change(put, before.keys() - after.keys(), put.keys() & before.keys(), self._counters.settle())
         self.sizes.update(key.map for key in put.keys() - change.replaced)
         self.sizes.subtract(key.map for key in change.gone)
         return change
@@ -145,6 +158,7 @@ class Plan:
         ids = Ids(
             (self._id(known.get(ROLES[0])), self._id(known.get(ROLES[1])), self._id(known.get(ROLES[2]))),
             self._id(known.get("guard")),
+            self._counters.take(name_of(route).packed()),
         )
         # Equal pools had one number together, and so one order.
         before = (self._pool(pool, known.get(role, 0)) for role, pool in zip(ROLES, route.pools, strict=True))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ebpf import layout
 from modes.ebpf import maglev
 from modes.ebpf.site import Site
-from pyproxy.table import IP, EbpfAlgorithm, Host, OnEmpty, Pool, Route, Scope, family_of
+from pyproxy.table import IP, EbpfAlgorithm, Family, Host, OnEmpty, Pool, Route, Scope, family_of
 
 
 class Key(NamedTuple):
@@ -30,6 +30,7 @@ class Ids:
     pools: tuple[int, int, int]
     """By ROLES."""
     guard: int
+    counter: int = layout.COUNTER_OTHERS
 
 
 class Places(NamedTuple):
@@ -105,6 +106,8 @@ def entries_of(route: Route, ids: Ids, spread: Places, host: Host, site: Site) -
         entries[Key("services", place)] = service.packed()
     if not entries:
         return entries
+    if ids.counter >= layout.COUNTER_FIRST:
+        entries[Key("names", layout.number(ids.counter))] = name_of(route).packed()
     for role, pool in zip(ROLES, route.pools, strict=True):
         number = pools[role].id
         for place_in_pool, backend in enumerate(pool.backends):
@@ -118,6 +121,11 @@ def entries_of(route: Route, ids: Ids, spread: Places, host: Host, site: Site) -
             if family_of(prefix) is route.id.family:
                 entries[Key("sources", layout.source(ids.guard, prefix))] = layout.ONE
     return entries
+
+
+def name_of(route: Route) -> layout.Name:
+    family = 6 if route.id.family is Family.IPV6 else 4
+    return layout.Name(*route.id[:3], family)
 
 
 def addresses_of(route: Route) -> Iterator[tuple[bytes, int]]:
@@ -149,7 +157,7 @@ def _service(
     if getattr(route, outside).on_empty is OnEmpty.DROP:
         flags |= layout.OUTSIDE_DROPS
     guard = ids.guard if is_guarded(route, scope) else 0
-    return layout.Service(pools[inside], pools[outside], guard, route.affinity_seconds or 0, flags)
+    return layout.Service(pools[inside], pools[outside], guard, route.affinity_seconds or 0, flags, ids.counter)
 
 
 def _lets_in(route: Route, source: IP | None) -> bool:

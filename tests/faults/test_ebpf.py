@@ -10,19 +10,13 @@ import pytest
 
 from bench.ask import Answer, datagram, exchange, open_socket
 from bench.lab import Host, Lab
-from ebpf import layout, pins, syscall
+from ebpf import pins, syscall
 from ebpf.hook import SCHED_CLS
 from modes.ebpf import device_links, traffic_control
-from modes.ebpf.mode import EbpfMode
-from pyproxy import table
 from pyproxy.kernel.netlink import ROUTE, Netlink
-from pyproxy.table import ModeError
 from tests.conformance.cluster import Candidate, Cluster, Load, until
 from tests.conformance.manifests import FAMILIES, PODS, PORTS, addresses, service, slices, target
 from tests.faults.commands import pyproxy
-from tests.unit.samples import endpoint, endpoint_slice
-from tests.unit.samples import service as some_service
-from tests.unit.samples import table as some_table
 
 ALL = ["pod-2", "pod-3", "pod-4"]
 MEDDLE = [sys.executable, "-m", "tests.conformance.meddle_ebpf"]
@@ -231,21 +225,3 @@ def _attach_stranger(netlink: Netlink, index: int, program: int) -> None:
         patch.setattr(traffic_control, "_PRIORITY", 1)
         patch.setattr(traffic_control, "_OUR_NAME", b"stranger\0")
         traffic_control.attach(netlink, index, {"ingress": program})
-
-
-def test_a_table_that_does_not_fit_is_refused_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    web = some_service("web", cluster_ips=("10.96.0.1",))
-    others = [some_service(f"s{n}", cluster_ips=(f"10.96.1.{n}",)) for n in range(4)]
-    piece = endpoint_slice(endpoint("10.244.0.12"))
-    with Lab() as lab, lab.node.namespace.entered():
-        assert lab.cgroup is not None
-        host = table.Host(cgroup=str(lab.cgroup.path))
-        mode = EbpfMode()
-        small = replace(some_table(web, piece), host=host)
-        mode.sync(small, None)
-        monkeypatch.setitem(layout.MAPS, "services", replace(layout.MAPS["services"], entries=3))
-        large = replace(some_table(web, *others, piece), host=host)
-        with pytest.raises(ModeError, match="the map services holds 3 entries, and it takes 5"):
-            mode.sync(large, large.routes.keys() - small.routes.keys())
-        mode.sync(small, None)
-        assert mode.verify() == []

@@ -30,8 +30,10 @@ class World:
     def write(self, *routes: Route, host: Host = HOST, **config: object) -> None:
         """What the mode would write of them, in place of all that the maps held; ``config``: fields of Config."""
         for name in layout.MAPS:
-            if name != "config":
-                handle = self.store.maps[name]
+            handle = self.store.maps[name]
+            if name == "counters":
+                syscall.update(handle, dict.fromkeys(dict(syscall.entries(handle)), layout.Counter().packed()))
+            elif name != "config":
                 syscall.delete(handle, [key for key, _ in syscall.entries(handle)])
         self.change(*routes, host=host)
         fields = {"namespace": 1, "ipv4": NODE[4], "ipv6": NODE[6], "first_port": PORTS.start, "ports": len(PORTS)}
@@ -40,7 +42,7 @@ class World:
 
     def change(self, *routes: Route, host: Host = HOST) -> None:
         """The services alone: flows stay, as do numbers of pools."""
-        planned = ("services", "backends", "members", "maglev", "sources", "addresses", "pods")
+        planned = ("services", "backends", "members", "maglev", "sources", "addresses", "pods", "names")
         found = {name: dict(syscall.entries(self.store.maps[name])) for name in planned}
         plan = Plan(Site(1, frozenset(NODE.values()), source_to=lambda _: None), found)
         plan.change(Table({route.id: route for route in routes}, host), {route.id for route in routes})

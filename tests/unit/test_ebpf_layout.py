@@ -30,7 +30,9 @@ def fields(kind, at=0):
 told = {}
 for name in sys.argv[1:]:
     table = bpf[name]
-    told[name] = [[ctypes.sizeof(one), list(fields(one))] for one in (table.Key, table.Leaf)]
+    sides = table.Key, table.Leaf
+    sides = [one._type_ if issubclass(one, ctypes.Array) else one for one in sides]  # of each processor
+    told[name] = [[ctypes.sizeof(one), list(fields(one))] for one in sides]
 print(json.dumps(told))
 """
 
@@ -57,13 +59,14 @@ def test_keys_and_values_are_as_large_as_in_c(told: Any, name: str) -> None:
 PACKED: list[tuple[str, int, bytes, dict[str, bytes]]] = [
     ("services", 0, layout.place(layout.address("10.0.0.1"), 80, "udp"), {"port": b"\0\x50", "protocol": b"\x11"}),
     (
-        *("services", 1, layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7, 8, 9).packed()),
+        *("services", 1, layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7, 8, 9, 10).packed()),
         {
+            "counter": b"\x08\0\0\0",
             "guard": b"\5\0\0\0",
             "affinity": b"\6\0\0\0",
             "flags": b"\7\0\0\0",
-            "table": b"\x08\0\0\0",
-            "places": b"\x09\0\0\0",
+            "table": b"\x09\0\0\0",
+            "places": b"\x0a\0\0\0",
             "inside": bytes([1, 0, 0, 0, 2, 0, 0, 0]),
         },
     ),
@@ -81,7 +84,25 @@ PACKED: list[tuple[str, int, bytes, dict[str, bytes]]] = [
         *("flows", 0, layout.Way("10.0.0.1", 1, "10.0.0.2", 2, 6, 1).packed()),
         {"source_port": b"\0\1", "destination_port": b"\0\2", "protocol": b"\6", "hook": b"\1"},
     ),
-    ("flows", 1, layout.Flow("10.0.0.1", 8080, 3, 4, 1e-9).packed(), {"pool": b"\3\0\0\0", "seen": b"\1" + bytes(7)}),
+    (
+        "flows",
+        1,
+        layout.Flow("10.0.0.1", 8080, 3, 4, 1e-9, 5).packed(),
+        {"counter": b"\5\0\0\0", "pool": b"\3\0\0\0", "seen": b"\1" + bytes(7)},
+    ),
+    (
+        *("counters", 1, layout.Counter(1, 2, 3, 4, 5, 6, 7, 8, 9).packed()),
+        {name: bytes([number + 1]) + bytes(7) for number, name in enumerate(layout.Counter._fields)},
+    ),
+    (
+        *("names", 1, layout.Name("shop", "web", "http", 6).packed()),
+        {
+            "namespace": b"shop".ljust(64, b"\0"),
+            "service": b"web".ljust(64, b"\0"),
+            "port": b"http".ljust(64, b"\0"),
+            "family": b"\6",
+        },
+    ),
     ("devices", 1, layout.device(None, "fd00::1", 2), {"flags": b"\2\0\0\0", "ipv4": bytes(16)}),
     (
         *("config", 1, layout.Config(1, None, None, 10000, 20000, 1).packed()),
@@ -106,8 +127,10 @@ def test_addresses_are_read_as_they_are_written(ip: str) -> None:
 
 def test_what_is_read_is_what_was_packed() -> None:
     way = layout.Way("10.0.0.1", 1, "10.0.0.2", 2, 6, 1)
-    flow = layout.Flow("fd00::1", 8080, 0, 3, 2.0)
-    service = layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7, 8, 9)
+    flow = layout.Flow("fd00::1", 8080, 0, 3, 2.0, 7)
+    service = layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7, 8, 9, 10)
+    name = layout.Name("a" * 63, "b" * 63, "", 4)
+    assert layout.read_name(name.packed()) == name
     assert layout.read_tuple(way.packed()) == way
     assert layout.read_flow(flow.packed()) == flow
     assert layout.read_service(service.packed()) == service

@@ -63,6 +63,7 @@ def test_after_any_history_the_maps_hold_what_the_table_says(
                 mode.sync(table, changed)
             assert mode.verify() == [], f"seed {seed}, step {step}"
             assert endpoints() == wanted(table), f"seed {seed}, step {step}"
+            assert counters() == of_routes(table), f"seed {seed}, step {step}"
 
 
 @pytest.mark.parametrize("is_full", [True, False], ids=["everything", "changes"])
@@ -172,6 +173,31 @@ def endpoints() -> Endpoints:
         return found
     finally:
         store.close(maps)
+
+
+def counters() -> dict[tuple[str, int, int], layout.Name]:
+    """By address, port and protocol: whose counter it is."""
+    maps = store.opened_maps()
+    try:
+        names = {layout.read_number(key): layout.read_name(value) for key, value in syscall.entries(maps["names"])}
+        found = {}
+        for key, value in syscall.entries(maps["services"]):
+            address, port, protocol = layout.read_place(key)
+            found[layout.spelled(address), port, protocol] = names[layout.read_service(value).counter]
+        return found
+    finally:
+        store.close(maps)
+
+
+def of_routes(table: Table) -> dict[tuple[str, int, int], layout.Name]:
+    found = {}
+    for route in table.routes.values():
+        name = layout.Name(*route.id[:3], int(route.id.family.value[3]))
+        protocol = layout.PROTOCOLS[route.transport.value]
+        found.update({(str(one.address), one.port, protocol): name for one in route.frontends})
+        if route.node_port:
+            found["0.0.0.0" if name.family == 4 else "::", route.node_port, protocol] = name
+    return found
 
 
 def _slot(maps: dict[str, int], pool: int, number: int) -> tuple[str, int]:
