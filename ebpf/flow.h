@@ -152,8 +152,10 @@ static __always_inline bool is_taken(struct tuple *out, struct flow *back)
 	struct tuple way = turned(out, HOOK_EGRESS);
 	struct flow *flow = flows.lookup(&way);
 
-	if (!flow || (flow->to.port == back->to.port && is_same(&flow->to.address, &back->to.address)))
+	if (!flow)
 		return false;
+	if (!flow->port && flow->to.port == back->to.port && is_same(&flow->to.address, &back->to.address))
+		return false; /* its own, from before */
 	if (out->protocol == IPPROTO_UDP)
 		return back->seen - flow->seen < UDP_SECONDS * SECOND;
 	return !is_over(out);

@@ -105,6 +105,19 @@ def test_errors_find_back_to_the_port_that_they_are_about(bpf: World, version: i
     assert ends(read_error(data).about) == ends(sent)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_port_that_another_got_is_taken_too(bpf: World, version: int) -> None:
+    """Also for who comes to the very same service from it."""
+    bpf.write(route(version))
+    first, second = both(version)
+    bpf.through(first)
+    got = bpf.through(second)
+    lent = _inside(bpf, second).source_port
+    third = replace(second, source_port=lent)
+    assert _inside(bpf, third).source_port != lent
+    assert ends(bpf.through(got.turned(flags=SYN | ACK))) == ends(second.turned())
+
+
 def test_many_services_may_have_one_backend_in_common(bpf: World) -> None:
     """And a client may come to all of them from one port."""
     one = replace(route(4), frontends=())
