@@ -18,6 +18,8 @@ from ebpf.syscall import LRU_HASH, MapSpec
 from ebpf.whole_flows import torn
 
 _CHUNK = 4096
+_OF_PACKETS = ("flows", "fragments")
+"""Maps that only packet programs write."""
 
 
 class Resizing:
@@ -105,32 +107,34 @@ class Resizing:
             known = self._known[name] = self._copy(name)
             syscall.delete(self.maps[name], [key for key in left if key not in known])
 
-    def fill_in(self) -> None:
-        """The new maps are in use: they get what came into the others since `catch_up`. What was there by then and is
-        not here was removed here. Flows of which both have a part are forgotten."""
+    def fill_in(self, *, of_packets: bool) -> None:
+        """New maps are in use, those of packet programs or the rest: they get what came into the former ones since
+        `catch_up`. What was there by then and is not here was removed here. Flows of which both have a part are
+        forgotten."""
         for name in self._learned:
+            if (name in _OF_PACKETS) is not of_packets:
+                continue
             there = {key for key, _ in syscall.entries(self.maps[name])} | self._known.get(name, set())
             for chunk in _chunks(entry for entry in syscall.entries(self._former[name]) if entry[0] not in there):
-                there.update(chunk)
                 syscall.update(self.maps[name], chunk)
-            self._known[name] = there
-        if "flows" in self._former:
-            flows = self.maps["flows"]
-            syscall.delete(flows, torn(flows))
+            if name == "flows":
+                syscall.delete(self.maps[name], torn(self.maps[name]))
 
     def settle(self) -> None:
-        """The new maps get the places of the others, which nobody uses any more."""
+        """The new maps get the places of the others: a process that comes after this one finds them in force."""
         if self._former:
             for staged in sorted(self._staging.iterdir()):
                 staged.rename(self._in_force / staged.name)
             pins.remove(self._staging)
-            _close(self._former)
-            self._known.clear()
+
+    def release(self) -> None:
+        """Nobody uses the former maps any more."""
+        _close(self._former)
+        self._known.clear()
 
     def close(self) -> None:
         _close(self.maps)
-        _close(self._former)
-        self._known.clear()
+        self.release()
 
 
 def _chunks(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[dict[bytes, bytes]]:

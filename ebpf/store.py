@@ -68,8 +68,9 @@ class Store:
         self._resizing.catch_up()
 
     def fill_in(self) -> None:
-        """…and what came in just before that, right afterwards."""
-        self._resizing.fill_in()
+        """…and what came in just before that, as soon as packet programs are: from now on these maps are in force."""
+        self._resizing.fill_in(of_packets=True)
+        self._resizing.settle()
 
     @property
     def is_attached(self) -> bool:
@@ -86,8 +87,8 @@ class Store:
                 self._links[name] = self._attached(links / name, target, name, hook.attach)
         finally:
             os.close(target)
-        self._resizing.fill_in()  # of sockets
-        self._resizing.settle()
+        self._resizing.fill_in(of_packets=False)
+        self._resizing.release()
         for prefix, current in (("programs", _PROGRAMS), ("maps", _LAYOUT), ("next", _LAYOUT)):
             for other in pins.others(self._folder, prefix, current):
                 pins.remove(other)

@@ -239,12 +239,8 @@ class EbpfMode:
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """As `bpftool map dump` would, if it knew what the bytes mean."""
-        with _said():
-            opened = store.opened_maps()
-            try:
-                return list(entries(opened, address, port, transport)) if opened else []
-            finally:
-                store.close(opened)
+        with _said(), _opened_maps() as maps:
+            return list(entries(maps, address, port, transport)) if maps else []
 
     def traffic(self) -> dict[RouteId | None, Traffic] | None:
         with _said(), _opened_maps() as maps:

@@ -138,7 +138,7 @@ def test_what_new_programs_removed_or_wrote_is_not_taken_from_the_former_map(pla
     fill(before.maps["peers"], range(110, 120))
     syscall.delete(after.maps["peers"], [key(100)])
     syscall.update(after.maps["peers"], {key(101): value(0), key(110): value(0)})
-    after.fill_in()
+    after.fill_in(of_packets=False)
     assert held(after.maps["peers"]) == set(range(102, 110)) | set(range(111, 120))
     after.settle()
     assert held(after.maps["peers"]) == set(range(102, 110)) | set(range(111, 120))
@@ -206,7 +206,7 @@ def test_a_change_that_was_interrupted_at_its_very_end_is_made_by_the_next_proce
 
 @pytest.mark.parametrize("entries", [0, 5, 4096, 30_000])
 def test_how_many_entries_a_large_map_has_is_estimated(entries: int) -> None:
-    handle = syscall.create_map("estimated", MapSpec(HASH, 4, 8, 1 << 16, NO_PREALLOC))
+    handle = syscall.create_map("estimated", MapSpec(HASH, 4, 8, 1 << 16))
     try:
         fill(handle, range(entries))
         assert len(dict(syscall.entries(handle))) == entries
