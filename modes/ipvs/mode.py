@@ -262,6 +262,8 @@ class IpvsMode:
         servers = Servers()
         if ipvs is not None:
             found = ipvs.services()
+            if successor.connects_sockets:
+                found = _without_remembered(found)
             servers.adopt(found, ())
             servers.quieten(ipvs, list(servers.held), {})
             servers.remove(ipvs, list(servers.held), {})
@@ -282,6 +284,25 @@ class IpvsMode:
         with closing(Ipvs()) as ipvs:  # one's own: another thread may be in the midst of a sync
             servers = ipvs.services()
         return list(entries(address, port, transport, servers, ipset.read(self._sets.values()), is_claimed))
+
+
+def _without_remembered(found: Mapping[Key, VirtualServer]) -> dict[Key, VirtualServer]:
+    """No connection that has ended, where there has been nothing new since we were asked before.
+
+    IPVS remembers each for two minutes, and takes what the endpoint sends to that port of that client for an answer of
+    it: a socket that is connected to the endpoint itself would not know from whom that is. Without its endpoint the
+    kernel forgets it at once (expire_nodest_conn).
+    """
+    return {
+        key: VirtualServer(
+            server.service,
+            {
+                real: load if load.weight else load._replace(connections=load.active)
+                for real, load in server.reals.items()
+            },
+        )
+        for key, server in found.items()
+    }
 
 
 def _site(host: Host) -> Site:

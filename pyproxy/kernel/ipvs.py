@@ -77,6 +77,8 @@ class Load(NamedTuple):
     """Active and inactive."""
     is_translated: bool = True
     """As all of ours are; others may have theirs reached in other ways."""
+    active: int = 0
+    """Of ``connections``, those that are established."""
 
 
 @dataclass(slots=True)
@@ -123,7 +125,7 @@ class Ipvs:
                 shown.add(key)
             elif server is not None:
                 address, port = _place(words[1])
-                load = Load(int(words[3]), int(words[4]) + int(words[5]), words[2] == "Masq")
+                load = Load(int(words[3]), int(words[4]) + int(words[5]), words[2] == "Masq", int(words[4]))
                 server.reals[Real(address, port)] = load
         for key in found.keys() - shown:
             found[key].reals = self._reals(key)
@@ -142,7 +144,7 @@ class Ipvs:
                 method, weight, active, inactive = (
                     struct.unpack("=I", fields[kind])[0] for kind in (_METHOD, _WEIGHT, _ACTIVE, _INACTIVE)
                 )
-                load = Load(weight, active + inactive, method & _METHODS == _MASQUERADING)
+                load = Load(weight, active + inactive, method & _METHODS == _MASQUERADING, active)
                 reals[Real(_unpacked(key.family, fields[_REAL_ADDRESS]), port)] = load
         return reals
 

@@ -19,10 +19,10 @@ class Known:
     endpoints see who asks, whatever the policy and however pods are detected, and a UDP socket whose endpoint goes is
     ended with ECONNABORTED: it has to connect anew."""
     answers_for_its_own: int = 0
-    """IPVS remembers a connection for two minutes after its end, a UDP flow for five, and takes whatever the endpoint
-    sends to that port of that client for an answer of it (ip_vs_out_hook). So a socket that ebpf mode has connected to
-    the endpoint itself hears nothing if it got a port by which IPVS was asked before: one of 28,232, for each of these.
-    So many of a few hundred may meet that."""
+    """IPVS remembers a connection for two minutes after its end, and takes whatever the endpoint sends to that port of
+    that client for an answer of it (ip_vs_out_hook). So a socket that ebpf mode has connected to the endpoint itself
+    hears nothing if it got a port by which IPVS was asked before, until IPVS has forgotten all that, when it retires.
+    So many may meet that. Besides, Linux 6.1 stops devices as they get programs, and then a datagram may be lost."""
     loses_open_connections_to: tuple[str, ...] = ()
     """Modes that end, by taking over, what is open: userspace listens where virtual servers of ipvs are found, so those
     have to go, and their connections with them."""

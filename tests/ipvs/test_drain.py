@@ -3,6 +3,7 @@
 import socket
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +137,28 @@ def test_who_retires_for_a_mode_without_netfilter_goes_on_masquerading(lab: Lab)
     until(is_gone, lambda: str(weights()), PATIENCE_S)
     assert removed[-3:] == [f"1 chains of {ip}tables-legacy table nat" for ip in ("ip", "ip6")] + ["1 local routes"]
     assert written() == ({}, {}, set())
+
+
+def test_who_retires_for_sockets_that_know_endpoints_forgets_what_has_ended(lab: Lab) -> None:
+    """What the endpoint sends to those ports would be taken for answers of it."""
+    IpvsMode().sync(BOTH, None)
+    with connection(lab, ADDRESS, PORT, "pod-2") as client:
+        while {ask(lab.pods["pod-1"], ADDRESS, PORT).pod for _ in range(4)} != {"pod-2", "pod-3"}:
+            pass
+        assert remembered("pod-3")
+        for _ in range(2):
+            with pytest.raises(InUse):
+                list(IpvsMode().retire(EbpfMode()))
+        assert weights() == {POD_2.ip: 0}
+        until(lambda: not remembered("pod-3"), lambda: str(remembered("pod-3")), PATIENCE_S)
+        assert goes_on(client)
+
+
+def remembered(pod: str) -> list[str]:
+    """What IPVS has of connections to it."""
+    address = {"pod-2": POD_2, "pod-3": POD_3}[pod].ip
+    packed = socket.inet_aton(address).hex().upper()
+    return [line for line in Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines() if packed in line]
 
 
 def test_whoever_retires_lets_it_finish_and_is_asked_again(lab: Lab) -> None:

@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 
 from bench.namespace import Namespace
-from pyproxy.kernel.ipvs import Ipvs, Key, Real, Service
+from pyproxy.kernel.ipvs import Ipvs, Key, Load, Real, Service
 from pyproxy.table import IP, Family
 
 MANY = 300
@@ -43,4 +43,4 @@ def test_real_servers_are_read_whoever_else_has_some(namespaces: list[Namespace]
             ipvs.close()
         assert found.keys() == set(keys)
         assert {tuple(server.reals) for server in found.values()} == {(Real(real, 8080),)}
-        assert {load for server in found.values() for load in server.reals.values()} == {(1, 0, True)}
+        assert {load for server in found.values() for load in server.reals.values()} == {Load(1, 0)}
