@@ -3,6 +3,7 @@
 All but loopback, and those that are part of another device, such as ports of a bridge: the other one has their packets.
 """
 
+import errno
 import fnmatch
 import logging
 import os
@@ -15,6 +16,7 @@ from ipaddress import ip_address
 
 from ebpf import layout, syscall
 from modes.ebpf import traffic_control
+from modes.ebpf.sizes import enlarge
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attributes
 from pyproxy.table import IP
 
@@ -85,6 +87,7 @@ class Devices:
         with self._lock, Netlink(ROUTE) as netlink:
             wanted = {layout.number(index): packed for index, packed in self._wanted(netlink).items()}
             there = dict(syscall.entries(self._map))
+            self._make_sure_of_room(len(wanted.keys() | there.keys()))
             syscall.update(self._map, {key: value for key, value in wanted.items() if there.get(key) != value})
             ids = self._ids()
             for key in wanted:
@@ -92,6 +95,13 @@ class Devices:
                 if traffic_control.attached(netlink, index) != ids:
                     traffic_control.attach(netlink, index, self._programs)
             syscall.delete(self._map, there.keys() - wanted.keys())
+
+    def _make_sure_of_room(self, count: int) -> None:
+        size = syscall.map_spec(self._map).entries
+        if count > size:
+            raise OSError(
+                errno.E2BIG, f"the map devices holds {size} entries, and it takes {count}; {enlarge('devices', count)}"
+            )
 
     def _wanted(self, netlink: Netlink) -> dict[int, bytes]:
         return {index: device.packed(self._of_pods) for index, device in listed(netlink).items()}
