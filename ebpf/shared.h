@@ -174,7 +174,7 @@ struct flow {
 #define FLOW_CLIENT_FIN 2u
 #define FLOW_BACKEND_FIN 4u
 #define FLOW_RESET 8u
-#define FLOW_FROM_SERVICE 16u /* the way of answers at egress */
+#define FLOW_FROM_SERVICE 32u /* the way of answers at egress */
 #define FLOW_ENDS (FLOW_CLIENT_FIN | FLOW_BACKEND_FIN | FLOW_RESET)
 
 /* A packet that is in pieces: only the first has ports. */
