@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from ebpf import syscall
-from ebpf.layout import FLOW_FROM_SERVICE, FLOW_TO_SERVICE, HOOK_EGRESS, HOOK_INGRESS, MAPS
+from ebpf.layout import FLOW_FROM_SERVICE, FLOW_OF_OTHERS, FLOW_TO_SERVICE, HOOK_EGRESS, HOOK_INGRESS, MAPS
 
 _Get = Callable[[bytes], bytes | None]
 
@@ -51,7 +51,7 @@ def _agree(get: _Get, key: bytes, value: bytes) -> Iterator[bool]:
             out = _to(get, source, to, protocol, _EGRESS)
             if out is not None and out[_PORT] != bytes(2):  # masqueraded: answers must find back
                 yield _to(get, to, out, protocol, _INGRESS) == source
-        else:  # from the backend to a port of this node: it must be the client's
+        elif not flags & FLOW_OF_OTHERS:  # from the backend to a port of this node: it must be the client's
             yield _to(get, to, source, protocol, _EGRESS) == destination
     elif not flags & FLOW_FROM_SERVICE and to[_PORT] != bytes(2):  # from the client to the backend
         yield _to(get, destination, to, protocol, _INGRESS) == source

@@ -17,6 +17,7 @@ from ipaddress import ip_address
 
 from ebpf import layout, syscall
 from modes.ebpf import device_links
+from modes.ebpf.sizes import enlarge
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attributes
 from pyproxy.table import IP
 
@@ -101,6 +102,7 @@ class Devices:
             here = listed(netlink, self._names)
             wanted = {layout.number(index): device.packed(self._of_pods) for index, device in here.items()}
             there = dict(syscall.entries(self._map))
+            self._make_sure_of_room(len(wanted.keys() | there.keys()))
             syscall.update(self._map, {key: value for key, value in wanted.items() if there.get(key) != value})
             ids, were_stopped = self._ids(), False
             refused: dict[int, str] = {}
@@ -122,6 +124,13 @@ class Devices:
             syscall.delete(self._map, there.keys() - wanted.keys())
             self._tell_absent({device.name for device in here.values()})
         return were_stopped
+
+    def _make_sure_of_room(self, count: int) -> None:
+        size = syscall.map_spec(self._map).entries
+        if count > size:
+            raise OSError(
+                errno.E2BIG, f"the map devices holds {size} entries, and it takes {count}; {enlarge('devices', count)}"
+            )
 
     def _leave_others(self) -> None:
         """A proxy before this one, with other options, may have served more."""

@@ -33,7 +33,7 @@ def check(specs: Mapping[str, MapSpec], entries: Mapping[str, int], leaving: Map
             until_then = "" if count > size else f", {count + leaving[name]} while it changes"
             raise ModeError(
                 f"the map {name} holds {size} entries, and it takes {count}{until_then}; nothing was changed; "
-                f"enlarge it: {FLAG} {name}={_ample(count + leaving.get(name, 0))}"
+                f"{enlarge(name, count + leaving.get(name, 0))}"
             )
 
 
@@ -57,6 +57,11 @@ class Pressure:
                 self._told[of] = 1
                 extra = {"map": of, "entries": count, "size": size, "enlarge_by": f"{FLAG} {of}={_ample(count)}"}
                 log.warning("a map is nearly full", extra=extra)
+
+
+def enlarge(name: str, count: int) -> str:
+    """What to do about a map that is to hold ``count``."""
+    return f"enlarge it: {FLAG} {name}={_ample(count)}"
 
 
 def _ample(count: int) -> int:

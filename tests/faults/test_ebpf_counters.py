@@ -347,6 +347,16 @@ def test_a_map_that_is_nearly_full_is_told_and_a_table_that_does_not_fit_harms_n
         mode.cleanup()
 
 
+def test_devices_that_do_not_fit_are_told() -> None:
+    with Lab() as lab, lab.node.namespace.entered():
+        assert lab.cgroup is not None
+        host = table.Host(cgroup=str(lab.cgroup.path), map_sizes=(("devices", 2),))
+        with pytest.raises(
+            ModeError, match=r"the map devices holds 2 entries, and it takes 4; .*--ebpf-map-size devices=8"
+        ):
+            EbpfMode().sync(table.Table({}, host), None)
+
+
 def _reaches(lab: Lab, address: str) -> bool:
     with open_socket(lab.pods["pod-1"], address) as client:
         client.settimeout(3)
