@@ -274,6 +274,8 @@ class Flow(NamedTuple):
     seen: float
     """Seconds of CLOCK_MONOTONIC."""
     counter: int = COUNTER_OTHERS
+    client_port: int = 0
+    """On the other side of the service, where it is another."""
 
     @property
     def has_ended(self) -> bool:
@@ -283,7 +285,7 @@ class Flow(NamedTuple):
     def packed(self) -> bytes:
         nanoseconds = int(self.seen * 1e9)
         own = address(self.address), port(self.port)
-        return _FLOW.pack(*own, 0, self.pool, self.flags, b"\0\0", self.counter, nanoseconds)
+        return _FLOW.pack(*own, 0, self.pool, self.flags, port(self.client_port), self.counter, nanoseconds)
 
 
 def read_tuple(packed: bytes) -> Way:
@@ -293,8 +295,9 @@ def read_tuple(packed: bytes) -> Way:
 
 
 def read_flow(packed: bytes) -> Flow:
-    to, number, _, pool, flags, _, counter, seen = _FLOW.unpack(packed)
-    return Flow(spelled(to), int.from_bytes(number, "big"), pool, flags, seen / 1e9, counter)
+    to, number, _, pool, flags, client_port, counter, seen = _FLOW.unpack(packed)
+    ports = int.from_bytes(number, "big"), int.from_bytes(client_port, "big")
+    return Flow(spelled(to), ports[0], pool, flags, seen / 1e9, counter, ports[1])
 
 
 def device(ipv4: str | None, ipv6: str | None, flags: int) -> bytes:

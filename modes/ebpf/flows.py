@@ -30,7 +30,8 @@ def ports_of(flows: Mapping[Way, Flow]) -> Iterator[Use]:
     """The ports of this node that open ones have."""
     for way, flow in open_ones(flows):
         to = flow.address, flow.port
-        source = flows.get(Way(way.source, way.source_port, *to, way.protocol, layout.HOOK_EGRESS))
+        client = way.source, flow.client_port or way.source_port
+        source = flows.get(Way(*client, *to, way.protocol, layout.HOOK_EGRESS))
         if source is not None and source.port:
             yield Use(way.protocol, source.address, source.port, *to)
 

@@ -87,8 +87,14 @@ PACKED: list[tuple[str, int, bytes, dict[str, bytes]]] = [
     (
         "flows",
         1,
-        layout.Flow("10.0.0.1", 8080, 3, 4, 1e-9, 5).packed(),
-        {"counter": b"\5\0\0\0", "pool": b"\3\0\0\0", "seen": b"\1" + bytes(7)},
+        layout.Flow("10.0.0.1", 8080, 3, 4, 1e-9, 5, 80).packed(),
+        {
+            "counter": b"\5\0\0\0",
+            "pool": b"\3\0\0\0",
+            "flags": b"\4\0",
+            "port": b"\0\x50",
+            "seen": b"\1" + bytes(7),
+        },
     ),
     (
         *("counters", 1, layout.Counter(1, 2, 3, 4, 5, 6, 7, 8, 9).packed()),
@@ -127,7 +133,7 @@ def test_addresses_are_read_as_they_are_written(ip: str) -> None:
 
 def test_what_is_read_is_what_was_packed() -> None:
     way = layout.Way("10.0.0.1", 1, "10.0.0.2", 2, 6, 1)
-    flow = layout.Flow("fd00::1", 8080, 0, 3, 2.0, 7)
+    flow = layout.Flow("fd00::1", 8080, 0, 3, 2.0, 7, 40000)
     service = layout.Service(layout.Pool(1, 2), layout.Pool(3, 4), 5, 6, 7, 8, 9, 10)
     name = layout.Name("a" * 63, "b" * 63, "", 4)
     assert layout.read_name(name.packed()) == name

@@ -8,10 +8,13 @@ import pytest
 from ebpf import syscall
 from ebpf.layout import FLOW_FROM_SERVICE, FLOW_TO_SERVICE, HOOK_EGRESS, HOOK_INGRESS, Flow, Way, read_tuple
 from ebpf.whole_flows import torn
+from modes.ebpf.flows import of_others, ports_of
+from pyproxy.kernel.masquerade import Use
 from pyproxy.table import OnEmpty, Pool
-from tests.unit.ebpf_world import World, world
+from tests.unit.ebpf_world import NODE, World, world
 from tests.unit.packets import UDP
-from tests.unit.test_ebpf_packet import CLIENT, POD, PROTOCOLS, VERSIONS, packet, route
+from tests.unit.test_ebpf_packet import CLIENT, HERE, POD, PROTOCOLS, VERSIONS, packet, route
+from tests.unit.test_ebpf_ports import MASQUERADED, both
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,22 @@ def test_flows_are_whole_as_programs_make_them(bpf: World, version: int, protoco
     bpf.run("ingress", packet(version, UDP, CLIENT, source_port=50001).bytes())  # refused
     assert len(bpf.flows()) > 60
     assert found_torn(bpf) == set()
+
+
+@MASQUERADED
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_so_are_those_whose_client_got_another_port_and_answers_to_other_modes(
+    bpf: World, protocol: int, masquerades: bool
+) -> None:
+    bpf.write(route(4, protocol, masquerade_external=masquerades))
+    for one in both(4, protocol):
+        bpf.through(one)
+    lent = [(way, flow) for way, flow in bpf.flows().items() if flow.client_port and way.hook == HOOK_INGRESS]
+    assert len(lent) == 1
+    syscall.update(bpf.store.maps["flows"], of_others([Use(protocol, NODE[4], 20000, HERE[4], 8080)]))
+    assert found_torn(bpf) == set()
+    used = [use for use in ports_of(bpf.flows()) if use.endpoint == HERE[4]]
+    assert len(used) == 2 * masquerades
 
 
 @pytest.mark.parametrize(
