@@ -66,7 +66,7 @@ def test_so_are_those_whose_client_got_another_port_and_answers_to_other_modes(
     assert len(lent) == 1
     syscall.update(bpf.store.maps["flows"], of_others([Use(protocol, NODE[4], 20000, HERE[4], 8080)]))
     assert found_torn(bpf) == set()
-    used = [use for use in ports_of(bpf.flows()) if use.endpoint == HERE[4]]
+    used = {use for use in ports_of(bpf.flows()) if use.endpoint == HERE[4]}
     assert len(used) == 2 * masquerades
 
 
