@@ -15,6 +15,7 @@
 #pragma once
 #include "count.h"
 #include "icmp.h"
+#include "party.h"
 
 #define SECOND 1000000000ull
 #define UDP_SECONDS 120 /* of silence, after which a flow of datagrams is over */
@@ -208,6 +209,7 @@ static __always_inline bool remember(struct packet *packet, struct backend *back
 	if (back.port)
 		there.port = out.source_port;
 	*port = there.port;
+	make_party(&tuple->source);
 	flows.update(tuple, &there);
 
 	struct flow *before = flows.lookup(&out);
@@ -279,13 +281,11 @@ static __always_inline void part(struct packet *packet)
  * While another mode serves, it gives ports of this node to clients of its own, and knows nothing of ours. Datagrams do
  * not say whose they are, so the port is theirs from now on.
  */
-static __always_inline void vacate(struct packet *packet)
+static __always_inline void vacate(struct packet *packet, struct config *node)
 {
-	u32 zero = 0;
-	struct config *node = config.lookup(&zero);
 	struct tuple answer;
 
-	if (!node || !(node->flags & CONFIG_DRAINING) || packet->tuple.protocol != IPPROTO_UDP)
+	if (!(node->flags & CONFIG_DRAINING) || packet->tuple.protocol != IPPROTO_UDP)
 		return;
 	answer = turned(&packet->tuple, HOOK_INGRESS);
 
@@ -343,6 +343,7 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 		answer.destination = packet->v4 ? device->ipv4 : device->ipv6;
 	if (!device || !(packet->v4 ? answer.destination.word[3] : answer.destination.word[0]))
 		answer.destination = own_address(node, packet->v4);
+	make_party(&answer.destination);
 #pragma unroll /* Linux 6.1 does not take every loop for one that ends */
 	for (int i = 0; i < PORT_TRIES; i++) {
 		/* One after the other near the first, so that ports are used up evenly. */

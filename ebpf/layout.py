@@ -51,6 +51,7 @@ MAPS = {
     "tcp_peers": MapSpec(LRU_HASH, _PEER.size, _ORIGIN.size, 1 << 16),
     "udp_peers": MapSpec(LRU_HASH, _PEER.size, _ORIGIN.size, 1 << 16),
     "flows": MapSpec(LRU_HASH, _TUPLE.size, _FLOW.size, 1 << 18),
+    "parties": MapSpec(ARRAY, 4, 4, 1 << 16),
     "fragments": MapSpec(LRU_HASH, _FRAGMENT.size, 4, 1 << 12),
     "pods": MapSpec(LPM_TRIE, _PREFIX.size, 4, 1 << 10, NO_PREALLOC),
     "devices": MapSpec(HASH, 4, _DEVICE.size, 1 << 14, NO_PREALLOC),
@@ -58,7 +59,7 @@ MAPS = {
     "names": MapSpec(HASH, 4, _NAME.size, 1 << 14, NO_PREALLOC),
     "config": MapSpec(ARRAY, 4, _CONFIG.size, 1),
 }
-SIZES = {name: spec.entries for name, spec in MAPS.items() if name not in ("config", "names")}
+SIZES = {name: spec.entries for name, spec in MAPS.items() if name not in ("config", "names", "parties")}
 """Those that may be others."""
 ONE = _NUMBER.pack(1)
 

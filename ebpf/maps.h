@@ -36,6 +36,9 @@ BPF_TABLE("lru_hash", struct peer, struct origin, udp_peers, 1);
  * is forgotten when it is full, and that is who has ended. */
 BPF_TABLE("lru_hash", struct tuple, struct flow, flows, 1);
 
+/* Which addresses flows are of: see party.h. */
+BPF_TABLE("array", u32, u32, parties, 1);
+
 /* The ports of packets in pieces. */
 BPF_TABLE("lru_hash", struct fragment, struct ports, fragments, 1);
 

@@ -174,7 +174,7 @@ int ingress(struct __sk_buff *skb)
 	struct packet packet = {};
 	u32 zero = 0;
 
-	if (!parse(skb, &packet, has_ethernet(skb), HOOK_INGRESS))
+	if (!concerns_us(skb, true) || !parse(skb, &packet, has_ethernet(skb), HOOK_INGRESS))
 		return TC_ACT_UNSPEC;
 	if (packet.tuple.protocol == IPPROTO_ICMP || packet.tuple.protocol == ICMPV6) {
 		error_in(skb, &packet);
@@ -207,7 +207,12 @@ int ingress(struct __sk_buff *skb)
 int egress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
+	u32 zero = 0;
+	struct config *node = config.lookup(&zero);
 
+	/* While another mode serves, who has no flow is looked at, too: see vacate(). */
+	if (!node || !(concerns_us(skb, false) || node->flags & CONFIG_DRAINING))
+		return TC_ACT_UNSPEC;
 	if (!parse(skb, &packet, has_ethernet(skb), HOOK_EGRESS))
 		return TC_ACT_UNSPEC;
 	if (packet.tuple.protocol == IPPROTO_ICMP || packet.tuple.protocol == ICMPV6) {
@@ -218,7 +223,7 @@ int egress(struct __sk_buff *skb)
 	struct flow *flow = flows.lookup(&packet.tuple);
 
 	if (!flow || !goes_on(flow, &packet)) {
-		vacate(&packet);
+		vacate(&packet, node);
 		return TC_ACT_UNSPEC;
 	}
 	if (!flow->to.port && !masquerade(skb, &packet, flow)) {

@@ -7,7 +7,9 @@
 #define IPV4 bpf_htons(0x0800)
 #define IPV6 bpf_htons(0x86dd)
 #define V4_BYTES 20
+#define V4_SOURCE 12
 #define V6_BYTES 40
+#define V6_SOURCE 8
 #define V4_MORE_FRAGMENTS 0x2000
 #define V4_OFFSET 0x1fff
 #define V6_MORE_FRAGMENTS 1

@@ -7,9 +7,7 @@
 #include "parse.h"
 
 #define V4_CHECKSUM 10
-#define V4_SOURCE 12
 #define V4_DESTINATION 16
-#define V6_SOURCE 8
 #define V6_DESTINATION 24
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ebpf import bytecode, cgroup, pins, syscall
+from ebpf import bytecode, cgroup, layout, pins, syscall
 from ebpf.bytecode import Bytecode
 from ebpf.compiler import HERE, interpreter
 from ebpf.hook import HOOKS, SOCKET
@@ -44,7 +44,11 @@ class Store:
         pins.mount()
         self.folder.mkdir(parents=True, exist_ok=True)
         programs = self._folder / f"programs-{_PROGRAMS}"
+        has_lost_parties = (self.folder / "flows").exists() and not (self.folder / "parties").exists()
         self._resizing.open(programs)
+        if has_lost_parties:  # so anybody may be one
+            everybody = map(layout.number, range(layout.MAPS["parties"].entries))
+            syscall.update(self.maps["parties"], dict.fromkeys(everybody, layout.ONE))
         if not all((programs / name).exists() for name in HOOKS):
             pins.remove(programs)
             compiled = bytecode.kept(_PROGRAMS)

@@ -31,8 +31,9 @@ class World:
         """What the mode would write of them, in place of all that the maps held; ``config``: fields of Config."""
         for name in layout.MAPS:
             handle = self.store.maps[name]
-            if name == "counters":
-                syscall.update(handle, dict.fromkeys(dict(syscall.entries(handle)), layout.Counter().packed()))
+            if name in ("counters", "parties"):
+                nothing = layout.Counter().packed() if name == "counters" else layout.number(0)
+                syscall.update(handle, dict.fromkeys(dict(syscall.entries(handle)), nothing))
             elif name != "config":
                 syscall.delete(handle, [key for key, _ in syscall.entries(handle)])
         self.change(*routes, host=host)
