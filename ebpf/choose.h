@@ -16,6 +16,12 @@ static __always_inline bool is_v4(struct address *address)
 	return !address->word[0] && !address->word[1] && address->word[2] == V4_MAPPED;
 }
 
+static __always_inline bool is_same(struct address *one, struct address *other)
+{
+	return one->word[0] == other->word[0] && one->word[1] == other->word[1] && one->word[2] == other->word[2] &&
+	       one->word[3] == other->word[3];
+}
+
 static __always_inline enum found find(struct place *to, struct service **service)
 {
 	u32 *kind = addresses.lookup(&to->address);

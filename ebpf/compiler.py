@@ -26,6 +26,7 @@ def main() -> None:
     """Ends with 1 and the reason on standard error."""
     os.environ["BCC_KERNEL_SOURCE"] = str(HERE)  # read as BCC compiles: see include/linux/kconfig.h
     from bcc import BPF
+    from bcc.libbcc import lib
 
     from ebpf.bytecode import Bytecode, dumped
     from ebpf.hook import HOOKS
@@ -35,7 +36,7 @@ def main() -> None:
     sources = sorted({hook.source for hook in HOOKS.values()})
     # All at once: most of the time goes into what they have in common.
     bpf = BPF(text=flattened(*sources), cflags=flags)
-    handles = {bpf[name].map_fd: name for name in MAPS}
+    handles = {lib.bpf_table_fd(bpf.module, name.encode()): name for name in MAPS}
     print(dumped({name: Bytecode.of(bpf.dump_func(name.encode()), handles) for name in HOOKS}))
 
 

@@ -106,12 +106,6 @@ static __always_inline void rewrite_outer(struct __sk_buff *skb, struct packet *
 	put_address(skb, outer->l3, outer->v4, source, &from, to);
 }
 
-static __always_inline bool is_same(struct address *one, struct address *other)
-{
-	return one->word[0] == other->word[0] && one->word[1] == other->word[1] && one->word[2] == other->word[2] &&
-	       one->word[3] == other->word[3];
-}
-
 /*
  * An error that comes in, about a packet as it went out. Turned round, that is a packet as it would come in: either the
  * client's to its service, then the error is for the backend; or the backend's to this node, which masquerades the

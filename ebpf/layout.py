@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ebpf.syscall import ARRAY, HASH, LPM_TRIE, LRU_HASH, NO_PREALLOC, PERCPU_ARRAY, MapSpec
+from ebpf.syscall import ARRAY, HASH, LPM_TRIE, LRU_HASH, NO_PREALLOC, PERCPU_ARRAY, SK_STORAGE, MapSpec
 
 _PLACE = struct.Struct("=16s2sBB")
 _SERVICE = struct.Struct("=10I")
@@ -17,6 +17,7 @@ _MEMBER = struct.Struct("=I16s2sH")
 _SOURCE = struct.Struct("=II16s")
 _PEER = struct.Struct("=Q16s2sHI")
 _ORIGIN = struct.Struct("=16s2sBBIQ")
+_CONNECTION = struct.Struct("=16s2sH16s2sBB")
 _CONFIG, _COOKIE = struct.Struct("=Q16s16sHHI"), struct.Struct("=Q")
 _DEVICE, _PREFIX = struct.Struct("=16s16sI"), struct.Struct("=I16s")
 _TUPLE, _FLOW = struct.Struct("=16s16s2s2sBBH"), struct.Struct("=16s2sHIH2sIQ")
@@ -48,7 +49,7 @@ MAPS = {
     "maglev": MapSpec(HASH, _STRETCH.size, _PLACES.size, 1 << 16, NO_PREALLOC),
     "choices": MapSpec(LRU_HASH, _CLIENT.size, _CHOICE.size, 1 << 16),
     "sources": MapSpec(LPM_TRIE, _SOURCE.size, 4, 1 << 16, NO_PREALLOC),
-    "tcp_peers": MapSpec(LRU_HASH, _PEER.size, _ORIGIN.size, 1 << 16),
+    "connections": MapSpec(SK_STORAGE, 4, _CONNECTION.size, 0, NO_PREALLOC),
     "udp_peers": MapSpec(LRU_HASH, _PEER.size, _ORIGIN.size, 1 << 16),
     "flows": MapSpec(LRU_HASH, _TUPLE.size, _FLOW.size, 1 << 18),
     "parties": MapSpec(ARRAY, 4, 4, 1 << 16),
@@ -59,7 +60,7 @@ MAPS = {
     "names": MapSpec(HASH, 4, _NAME.size, 1 << 14, NO_PREALLOC),
     "config": MapSpec(ARRAY, 4, _CONFIG.size, 1),
 }
-SIZES = {name: spec.entries for name, spec in MAPS.items() if name not in ("config", "names", "parties")}
+SIZES = {name: spec.entries for name, spec in MAPS.items() if name not in ("connections", "config", "names", "parties")}
 """Those that may be others."""
 ONE = _NUMBER.pack(1)
 

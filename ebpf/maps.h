@@ -27,9 +27,11 @@ BPF_TABLE("lru_hash", struct client, struct choice, choices, 1);
 /* Who may come to a guarded place. */
 BPF_F_TABLE("lpm_trie", struct source, u32, sources, 1, BPF_F_NO_PREALLOC);
 
-/* Where sockets think that they are connected to, or send to: one map for each protocol, so that many short TCP
- * connections push no UDP socket out, whose resolver takes no answer from a stranger. */
-BPF_TABLE("lru_hash", struct peer, struct origin, tcp_peers, 1);
+/* Where sockets of TCP think that they are connected to: in the socket itself, so it is found at once, and goes with it. */
+BPF_SK_STORAGE(connections, struct connection);
+
+/* Where sockets of UDP think that they are connected to, or send to. In a map, since user space looks for those whose
+ * backend went, and since one may talk to several. */
 BPF_TABLE("lru_hash", struct peer, struct origin, udp_peers, 1);
 
 /* Ways of packets that are translated, two for each hook: the client's and the backend's. Who was not seen for longest

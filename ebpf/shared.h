@@ -120,7 +120,13 @@ struct choice {
 	__u64 made; /* when it was made, or confirmed, last: bpf_ktime_get_ns() */
 };
 
-/* A socket, and the backend that it talks to. */
+/* The backend that a socket of TCP is connected to, and where it thinks that it is. */
+struct connection {
+	struct backend backend;
+	struct place place;
+};
+
+/* A socket of UDP, and a backend that it talks to. */
 struct peer {
 	__u64 cookie;
 	struct backend backend;

@@ -63,6 +63,19 @@ static __always_inline enum verdict guard(struct bpf_sock_addr *ctx, struct serv
 	return service->flags & SERVICE_LETS_NODE_IN ? TRANSLATED : DROP;
 }
 
+/* In place of what the socket was connected to before, if it was. Where there is no memory, it is told the backend. */
+static __always_inline void note_connection(struct bpf_sock_addr *ctx, struct connection *connection)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct connection *noted;
+
+	if (!sk)
+		return;
+	noted = connections.sk_storage_get(sk, connection, BPF_SK_STORAGE_GET_F_CREATE);
+	if (noted)
+		*noted = *connection;
+}
+
 /* Puts a backend into to where it is a service's. */
 static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct place *to, bool connects)
 {
@@ -97,8 +110,8 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 	}
 
 	struct pool pool = service->inside;
-	u64 cookie = bpf_get_socket_cookie(ctx);
 	struct client client = {.pool = pool.id};
+	struct connection connection = {.place = *to};
 	bool returns = false, is_new = true;
 
 	if (!pool.count && service->flags & SERVICE_INSIDE_DROPS) {
@@ -111,30 +124,26 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 		returns = true;
 	} else if (!connects) {
 		client.kind = CLIENT_SOCKET;
-		*(u64 *)client.id.word = cookie;
+		*(u64 *)client.id.word = bpf_get_socket_cookie(ctx);
 		returns = true;
 	}
 
-	struct peer peer = {.cookie = cookie};
-	struct origin origin = {.place = *to, .namespace = namespace};
-
-	if (!choose(&pool, &client, returns, service->affinity, bpf_get_prandom_u32(), &peer.backend)) {
+	if (!choose(&pool, &client, returns, service->affinity, bpf_get_prandom_u32(), &connection.backend)) {
 		count(service->counter, refused);
 		return REFUSE;
 	}
-	to->address = peer.backend.address;
-	to->port = peer.backend.port;
+	to->address = connection.backend.address;
+	to->port = connection.backend.port;
 	if (to->protocol == IPPROTO_TCP) {
-		tcp_peers.update(&peer, &origin);
+		note_connection(ctx, &connection);
 	} else {
+		struct peer peer = {.cookie = bpf_get_socket_cookie(ctx), .backend = connection.backend};
+		struct origin origin = {.place = connection.place, .namespace = namespace};
 		struct origin *known = udp_peers.lookup(&peer);
 
 		/* Each datagram comes by here, and most of them are not the first. */
 		is_new = !known || known->place.port != origin.place.port ||
-			 known->place.address.word[3] != origin.place.address.word[3] ||
-			 known->place.address.word[2] != origin.place.address.word[2] ||
-			 known->place.address.word[1] != origin.place.address.word[1] ||
-			 known->place.address.word[0] != origin.place.address.word[0];
+			 !is_same(&known->place.address, &origin.place.address);
 		if (is_new)
 			udp_peers.update(&peer, &origin);
 	}
@@ -146,10 +155,19 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 /* Puts the place that a socket knows into from, where that is the backend it got instead. */
 static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct place *from)
 {
-	struct peer peer = {.cookie = bpf_get_socket_cookie(ctx), .backend = {.address = from->address, .port = from->port}};
-	struct origin *origin;
+	if (from->protocol == IPPROTO_TCP) {
+		struct bpf_sock *sk = ctx->sk;
+		struct connection *noted = sk ? connections.sk_storage_get(sk, 0, 0) : 0;
 
-	origin = from->protocol == IPPROTO_TCP ? tcp_peers.lookup(&peer) : udp_peers.lookup(&peer);
+		if (!noted || noted->backend.port != from->port || !is_same(&noted->backend.address, &from->address))
+			return false;
+		*from = noted->place;
+		return true;
+	}
+
+	struct peer peer = {.cookie = bpf_get_socket_cookie(ctx), .backend = {.address = from->address, .port = from->port}};
+	struct origin *origin = udp_peers.lookup(&peer);
+
 	if (!origin)
 		return false;
 	*from = origin->place;

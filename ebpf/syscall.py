@@ -23,6 +23,9 @@ _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _OBJ_INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _PROG_QUERY, _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 16, 28, 29, 34
+_BTF_LOAD = 18
+_BTF_INT, _BTF_ARRAY = 1, 3  # BTF_KIND_*
+_BTF_NUMBER, _BTF_VALUE = 1, 2  # types are counted from 1
 _COUNT_AT = 32
 """Where a batch tells how many of its entries are done."""
 _QUERY_COUNT_AT = 24
@@ -58,14 +61,31 @@ def possible_processors() -> int:
     return int(last) + 1
 
 
-HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE = 1, 2, 6, 9, 11  # BPF_MAP_TYPE_*
+HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, SK_STORAGE = 1, 2, 6, 9, 11, 24  # BPF_MAP_TYPE_*
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
 
 
 def create_map(name: str, spec: MapSpec) -> int:
     """The file descriptor."""
     packed = struct.pack("=5I", spec.kind, spec.key, spec.value, spec.entries, spec.flags)
-    return _call(_MAP_CREATE, packed + struct.pack("=II16s", 0, 0, name.encode()[:15]))
+    packed += struct.pack("=II16s", 0, 0, name.encode()[:15])
+    if spec.kind != SK_STORAGE:
+        return _call(_MAP_CREATE, packed)
+    types = _described(spec.value)
+    try:
+        return _call(_MAP_CREATE, packed + struct.pack("=IIII", 0, types, _BTF_NUMBER, _BTF_VALUE))
+    finally:
+        os.close(types)
+
+
+def _described(value_bytes: int) -> int:
+    """BTF of a number, and of a value as an array of numbers: maps in sockets are made with no less (linux/btf.h)."""
+    number = struct.pack("=IIII", 1, _BTF_INT << 24, 4, 32)
+    value = struct.pack("=IIIIII", 0, _BTF_ARRAY << 24, 0, _BTF_NUMBER, _BTF_NUMBER, value_bytes // 4)
+    types, names = number + value, b"\0number\0"
+    data = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
+    given = ctypes.create_string_buffer(data, len(data))
+    return _call(_BTF_LOAD, struct.pack("=QQIII", ctypes.addressof(given), 0, len(data), 0, 0))
 
 
 def load_program(kind: int, attach: int, instructions: bytes, name: str) -> int:

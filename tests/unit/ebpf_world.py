@@ -34,7 +34,7 @@ class World:
             if name in ("counters", "parties"):
                 nothing = layout.Counter().packed() if name == "counters" else layout.number(0)
                 syscall.update(handle, dict.fromkeys(dict(syscall.entries(handle)), nothing))
-            elif name != "config":
+            elif name not in ("config", "connections"):
                 syscall.delete(handle, [key for key, _ in syscall.entries(handle)])
         self.change(*routes, host=host)
         fields = {"namespace": 1, "ipv4": NODE[4], "ipv6": NODE[6], "first_port": PORTS.start, "ports": len(PORTS)}

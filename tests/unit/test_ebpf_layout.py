@@ -36,6 +36,9 @@ for name in sys.argv[1:]:
 print(json.dumps(told))
 """
 
+TOLD = [name for name in MAPS if name != "connections"]
+"""BCC's Python does not know maps in sockets. The verifier takes a program that uses one for the size that it has."""
+
 
 @pytest.fixture(scope="module")
 def bpf() -> Iterator[World]:
@@ -45,11 +48,11 @@ def bpf() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def told(bpf: World) -> Any:
-    command = [sys.executable, "-c", _TELL, *MAPS]
+    command = [sys.executable, "-c", _TELL, *TOLD]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", TOLD)
 def test_keys_and_values_are_as_large_as_in_c(told: Any, name: str) -> None:
     (key, _), (value, _) = told[name]
     assert (key, value) == (MAPS[name].key, MAPS[name].value)
