@@ -18,20 +18,18 @@ from ipaddress import ip_address
 from ebpf import layout, syscall
 from modes.ebpf import device_links
 from modes.ebpf.sizes import enlarge
+from pyproxy.kernel import own_address
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attributes
-from pyproxy.table import IP
+from pyproxy.table import IP, Family, family_of
 
 log = logging.getLogger("pyproxy")
 
-_GET_LINK, _GET_ADDRESS = 18, 22  # RTM_*
+_GET_LINK = 18  # RTM_GETLINK
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg
-_ADDRESS = struct.Struct("=4Bi")  # ifaddrmsg
 _IFLA_NAME, _IFLA_MASTER = 3, 10
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _ETHERNET, _LOOPBACK = 1, 772  # ARPHRD_*
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _SETTLES_S = 0.02
-_SECONDARY = 1  # IFA_F_SECONDARY, in IPv4; in IPv6 IFA_F_TEMPORARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +170,10 @@ class Devices:
 
 def listed(netlink: Netlink, names: tuple[str, ...] = ()) -> dict[int, Device]:
     """By index; ``names``: as Host.devices. Raises OSError."""
-    addresses: dict[tuple[int, int], IP] = {}
-    for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
-        family, _, flags, _, index = _ADDRESS.unpack_from(answer)
-        fields = dict(attributes(answer, _ADDRESS.size))
-        packed = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS, b""))
-        if family in (socket.AF_INET, socket.AF_INET6) and packed and not flags & _SECONDARY:
-            ip = IP(socket.inet_ntop(family, packed))
-            if not ip_address(ip).is_link_local:
-                addresses.setdefault((index, family), ip)
+    addresses: dict[tuple[int, Family], IP] = {}
+    for one in own_address.listed(netlink):
+        if not one.is_secondary and not ip_address(one.ip).is_link_local:
+            addresses.setdefault((one.device, family_of(one.ip)), one.ip)
     found = {}
     for answer in netlink.snapshot(Message(_GET_LINK, _LINK.pack(*[0] * 5))):
         _, kind, index, _, _ = _LINK.unpack_from(answer)
@@ -188,7 +181,7 @@ def listed(netlink: Netlink, names: tuple[str, ...] = ()) -> dict[int, Device]:
         name = fields[_IFLA_NAME].rstrip(b"\0").decode(errors="replace")
         is_wanted = any(fnmatch.fnmatchcase(name, one) for one in names) if names else _IFLA_MASTER not in fields
         if kind != _LOOPBACK and is_wanted:
-            ipv4, ipv6 = (addresses.get((index, family)) for family in (socket.AF_INET, socket.AF_INET6))
+            ipv4, ipv6 = (addresses.get((index, family)) for family in (Family.IPV4, Family.IPV6))
             found[index] = Device(name, kind == _ETHERNET, ipv4, ipv6)
     return found
 

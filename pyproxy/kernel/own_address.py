@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from pyproxy.address import IP, Prefix, contains, family_of
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attribute, attributes
@@ -18,6 +19,7 @@ _ROUTE = struct.Struct("=8BI")  # rtmsg
 _TYPE = 7  # where rtmsg.rtm_type is
 _ADDRESS = struct.Struct("=4Bi")  # ifaddrmsg
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_SECONDARY = 0x1
 
 
 def is_own(address: IP) -> bool:
@@ -39,24 +41,39 @@ def of_devices(without: str = "") -> frozenset[IP]:
 
     Raises OSError.
     """
-    return frozenset(ip for device, ip in _listed() if device != without)
+    return frozenset(ip for device, ip in _by_name() if device != without)
 
 
 def of_device(name: str) -> frozenset[IP]:
     """All that one has; none if there is none of that name. Raises OSError."""
-    return frozenset(ip for device, ip in _listed() if device == name)
+    return frozenset(ip for device, ip in _by_name() if device == name)
 
 
-def _listed() -> Iterator[tuple[str, IP]]:
+def _by_name() -> Iterator[tuple[str, IP]]:
     """Each address, and the device that has it."""
     names = dict(socket.if_nameindex())
     with Netlink(ROUTE) as netlink:
-        for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
-            fields = dict(attributes(answer, _ADDRESS.size))
-            # Between two points IFA_ADDRESS is the far one.
-            packed = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS, b""))
-            if answer[0] in (socket.AF_INET, socket.AF_INET6) and packed:
-                yield names.get(_ADDRESS.unpack_from(answer)[-1], ""), IP(socket.inet_ntop(answer[0], packed))
+        for one in listed(netlink):
+            yield names.get(one.device, ""), one.ip
+
+
+class OwnAddress(NamedTuple):
+    ip: IP
+    device: int
+    """Its index."""
+    is_secondary: bool
+    """IFA_F_SECONDARY, in IPv6 IFA_F_TEMPORARY: others should be preferred."""
+
+
+def listed(netlink: Netlink) -> Iterator[OwnAddress]:
+    """All that devices have, in the order in which they were given. Raises OSError."""
+    for answer in netlink.snapshot(Message(_GET_ADDRESS, _ADDRESS.pack(*[0] * 5))):
+        family, _, flags, _, index = _ADDRESS.unpack_from(answer)
+        fields = dict(attributes(answer, _ADDRESS.size))
+        # Between two points IFA_ADDRESS is the far one.
+        packed = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS, b""))
+        if family in (socket.AF_INET, socket.AF_INET6) and packed:
+            yield OwnAddress(IP(socket.inet_ntop(family, packed)), index, bool(flags & _SECONDARY))
 
 
 def node_port_addresses(prefixes: Iterable[Prefix], own: Iterable[IP]) -> tuple[IP, ...]:
