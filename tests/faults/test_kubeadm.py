@@ -72,7 +72,7 @@ def test_kube_proxys_config_map_works_unchanged(lab: Lab, tmp_path: Path, is_in_
         Subject(lab, command, sink)
         until(lambda: _pod(lab) in ("pod-2", "pod-3"), log.read_text)
         assert ask(lab.client, *target(1, "NodePort", "IPv6", "TCP")).source == lab.node.ipv6
-    assert f"mode={mode or 'nftables'}" in log.read_text()
+    assert f"mode={mode or 'ebpf'}" in log.read_text()
     assert "in vain" not in log.read_text()
 
 
