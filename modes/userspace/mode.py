@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
@@ -111,7 +111,7 @@ class UserspaceMode:
 
     def _write(self, put: list[Entry], drop: AbstractSet[Place], come: AbstractSet[IP]) -> None:
         """An address is claimed when all is ready for it, so that nobody is refused on the way; and before others get
-        new ports, so that whoever sees something new sees all of it."""
+        new ports, and known ones other endpoints, at once: so that whoever sees something new sees all of it."""
         self._taken = {place: why for place, why in self._taken.items() if place not in drop}
         known = self._relays.places()
         new = [entry for entry in put if entry.place not in known]
@@ -119,20 +119,22 @@ class UserspaceMode:
         coming = come - self._addresses.claimed
         self._open(entry for entry in new if entry.place[1] in coming)
         self._addresses.claim(come)
-        self._open(entry for entry in new if entry.place[1] not in coming)
         self._guard(old)
-        self._relays.change(old, drop, {}, self._site)
+        self._open((entry for entry in new if entry.place[1] not in coming), old, drop)
 
-    def _open(self, entries: Iterable[Entry]) -> None:
-        """Listen where nobody does yet."""
+    def _open(
+        self, entries: Iterable[Entry], old: Sequence[Entry] = (), drop: AbstractSet[Place] = frozenset()
+    ) -> None:
+        """Listen where nobody does yet; what is ``old`` changes with the first of it, and what is to ``drop`` goes."""
         new = {entry.place: entry for entry in entries}
-        for portion in portions(new):
+        for portion in portions(new) if new else [[]]:
             fresh = self._bind(portion)
             try:
                 for place, one in fresh.items():
                     if is_guarded(new[place]):
                         self._set_filter(one, new[place])
-                self._relays.change([new[place] for place in fresh], frozenset(), fresh, self._site)
+                self._relays.change([*old, *(new[place] for place in fresh)], drop, fresh, self._site)
+                old, drop = (), frozenset()
             finally:
                 for one in fresh.values():
                     one.close()

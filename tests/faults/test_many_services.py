@@ -3,13 +3,16 @@
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from bench.lab import PREFIX
 from bench.namespace import Namespace
 from modes.userspace.mode import UserspaceMode
+from modes.userspace.protocol import Entry
 from modes.userspace.relay_process import found
 from modes.userspace.relays import Relays
 from pyproxy.table import IP, Backend, Family, Frontend, Host, Pool, Route, RouteId, Scope, Table, Transport
@@ -54,6 +57,34 @@ def test_more_places_than_a_relay_may_have_files_are_told(node: Namespace, monke
         mode.sync(_table(100), None)
         assert mode.verify() == []
         assert mode.shortfalls() == {}
+
+
+def test_known_places_change_in_the_message_that_brings_new_ports(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two messages a relay serves: whoever finds a new port there would find endpoints that are gone, too."""
+    told: list[list[str]] = []
+    change = Relays.change
+
+    def noted(relays: Relays, put: Sequence[Entry], *rest: Any) -> None:
+        told.append([f"{entry.place[1]} {entry.place[2]}" for entry in put])
+        change(relays, put, *rest)
+
+    before = _table(3)
+    moved, new, other = before.routes.values()
+    frontend = replace(new.frontends[0], port=81)
+    after = {
+        moved.id: replace(moved, internal=Pool((Backend(IP("10.9.0.2"), 80, is_local=False),))),
+        new.id: replace(new, frontends=(frontend,)),
+        other.id: other,
+    }
+    with node.entered():
+        mode = UserspaceMode()
+        mode.sync(before, None)
+        monkeypatch.setattr(Relays, "change", noted)
+        mode.sync(Table(after, Host()), {moved.id, new.id})
+        assert mode.verify() == []
+    assert [one for one in told if one] == [[f"{_address(0)} 80", f"{_address(1)} 81"]]
 
 
 def _table(count: int) -> Table:
