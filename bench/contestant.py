@@ -48,7 +48,7 @@ class Contestant:
 
     def host(self, name: str) -> Host:
         """``name``: client, node, or of a pod."""
-        return {"client": self.lab.client, "node": self.lab.node}.get(name) or self.lab.pods[name]
+        return self.lab.host(name)
 
     def serve(self, objects: list[dict[str, Any]]) -> None:
         """Start the proxy, if there is one, and wait until all of these, of IPv4, are in the kernel.

@@ -71,6 +71,10 @@ class Lab:
         """What a `pyproxy run` on the node must be told of it."""
         return ("--cgroup", str(self.cgroup.path)) if self.cgroup else ()
 
+    def host(self, name: str) -> Host:
+        """``node``, ``client`` (outside) or a pod."""
+        return {"node": self.node, "client": self.client}.get(name) or self.pods[name]
+
     def __enter__(self) -> Self:
         sweep(PREFIX)
         cgroup.sweep(PREFIX)

@@ -17,7 +17,7 @@ from rich.table import Table
 from bench.contestant import CONTROL, FLOOR
 from bench.environment import environment
 from bench.estimate import FEWEST_ROUNDS, Estimate
-from bench.latency import WAYS, Cell, LatencyBench, Plan
+from bench.latency import WAYS, Cell, LatencyBench, LatencyResult, Plan
 from bench.latency_figures import SHARES, Figure, LatencyFigures
 from bench.measure import MEASURES
 from bench.place import processors
@@ -107,10 +107,7 @@ def _size(bench: LatencyBench) -> str:
 
 def _quantiles(figures: LatencyFigures) -> Table:
     result = figures.result
-    title = f"{result.services:,} services x {result.endpoints} endpoints: times in µs, {result.rounds} rounds"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("from whom to whom")
-    table.add_column("what")
+    table = _table(result, f"times in µs, {result.rounds} rounds")
     table.add_column("contestant")
     for name in SHARES:
         table.add_column(name, justify="right")
@@ -124,13 +121,18 @@ def _quantiles(figures: LatencyFigures) -> Table:
     return table
 
 
-def _ratios(figures: LatencyFigures) -> Table:
-    """The finding: who costs how much."""
-    result = figures.result
-    title = f"{result.services:,} services x {result.endpoints} endpoints: p50 as a ratio to the floor's"
+def _table(result: LatencyResult, what: str) -> Table:
+    """With the columns that all have."""
+    title = f"{result.services:,} services x {result.endpoints} endpoints: {what}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("from whom to whom")
     table.add_column("what")
+    return table
+
+
+def _ratios(figures: LatencyFigures) -> Table:
+    """The finding: who costs how much."""
+    table = _table(figures.result, "p50 as a ratio to the floor's")
     table.add_column(f"{FLOOR}, µs", justify="right")
     for name in (CONTROL, *figures.modes):
         table.add_column(name, justify="right")

@@ -189,7 +189,7 @@ class Cluster:
 
     def host(self, who: str) -> Host:
         """``node``, ``client`` (outside) or a pod."""
-        return {"node": self.lab.node, "client": self.lab.client}.get(who) or self.lab.pods[who]
+        return self.lab.host(who)
 
     def ask(self, who: str, number: int, kind: str, family: str, protocol: str = "TCP") -> Answer:
         """One request to a frontend of service ``number``."""
