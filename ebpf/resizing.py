@@ -129,11 +129,11 @@ class Resizing:
 
     def release(self) -> None:
         """Nobody uses the former maps any more."""
-        _close(self._former)
+        syscall.close_all(self._former)
         self._known.clear()
 
     def close(self) -> None:
-        _close(self.maps)
+        syscall.close_all(self.maps)
         self.release()
 
 
@@ -154,9 +154,3 @@ def _made(path: Path, name: str, spec: MapSpec) -> int:
         os.close(handle)
         raise
     return handle
-
-
-def _close(handles: dict[str, int]) -> None:
-    for handle in handles.values():
-        os.close(handle)
-    handles.clear()

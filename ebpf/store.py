@@ -4,7 +4,8 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Store:
             programs.mkdir()
             for name, handle in loaded.items():
                 syscall.pin(handle, programs / name)
-            close(loaded)
+            syscall.close_all(loaded)
         self.programs = {name: syscall.pinned(programs / name) for name in HOOKS}
 
     @property
@@ -130,7 +131,7 @@ class Store:
     def close(self) -> None:
         self._resizing.close()
         for handles in (self.programs, self._links):
-            close(handles)
+            syscall.close_all(handles)
 
 
 def detach() -> bool:
@@ -146,10 +147,14 @@ def opened_maps() -> dict[str, int]:
     return {name: syscall.pinned(folder / name) for name in MAPS}
 
 
-def close(handles: dict[str, int]) -> None:
-    for handle in handles.values():
-        os.close(handle)
-    handles.clear()
+@contextmanager
+def using_maps() -> Iterator[dict[str, int]]:
+    """`opened_maps` of the caller's own, which are closed then: so any thread may ask. Raises OSError."""
+    maps = opened_maps()
+    try:
+        yield maps
+    finally:
+        syscall.close_all(maps)
 
 
 def remove_all() -> bool:

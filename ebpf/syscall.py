@@ -122,6 +122,13 @@ def pinned(path: Path) -> int:
     return _call(_OBJ_GET, struct.pack("=QI", ctypes.addressof(name), 0))
 
 
+def close_all(handles: dict[str, int]) -> None:
+    """File descriptors, which are forgotten then."""
+    for handle in handles.values():
+        os.close(handle)
+    handles.clear()
+
+
 def create_link(program: int, target: int, attach: int) -> int:
     """The program runs beside others on the same hook for as long as the link is open or pinned. ``target``: the file
     descriptor of a cgroup, or the index of a device."""

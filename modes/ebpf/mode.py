@@ -221,8 +221,7 @@ class EbpfMode:
         is over, and nothing is added to it. Meanwhile netfilter may give nobody else a port that any of it has."""
         _see_pins()
         with _said():
-            maps = store.opened_maps()
-            try:
+            with store.using_maps() as maps:
                 if maps:
                     _drain(maps)
                 if store.detach():
@@ -231,19 +230,17 @@ class EbpfMode:
                 left = len(open_ones(flows))
                 if left and successor.tracks_connections:
                     masquerade.reserve(ports_of(flows), _RESERVED_S)
-            finally:
-                store.close(maps)
             if left:
                 raise InUse(f"{left} connections are translated by eBPF yet")
         yield from self.cleanup()
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """As `bpftool map dump` would, if it knew what the bytes mean."""
-        with _said(), _opened_maps() as maps:
+        with _said(), store.using_maps() as maps:
             return list(entries(maps, address, port, transport)) if maps else []
 
     def traffic(self) -> dict[RouteId | None, Traffic] | None:
-        with _said(), _opened_maps() as maps:
+        with _said(), store.using_maps() as maps:
             return traffic(maps) if maps else None
 
     def fills(self) -> list[Fill]:
@@ -252,7 +249,7 @@ class EbpfMode:
             return []
         specs, written = self._store.specs, self._plan.sizes
         fills = []
-        with _said(), _opened_maps() as maps:
+        with _said(), store.using_maps() as maps:
             for name in layout.SIZES:
                 planned = "names" if name == "counters" else name
                 if planned in _PLANNED:
@@ -263,16 +260,6 @@ class EbpfMode:
                     continue
                 fills.append(Fill(name, count, capacity(specs, name), specs[name].kind == syscall.LRU_HASH))
         return fills
-
-
-@contextmanager
-def _opened_maps() -> Iterator[dict[str, int]]:
-    """Of the caller's own, so that any thread may ask; empty if there are none."""
-    maps = store.opened_maps()
-    try:
-        yield maps
-    finally:
-        store.close(maps)
 
 
 def _see_pins() -> None:

@@ -61,12 +61,9 @@ class UdpSockets:
                 log.warning("UDP sockets can't be ended", extra={"reason": error})
 
     def _end_stale(self, forget: bool) -> None:
-        maps = store.opened_maps()  # of this thread's own: the mode may close its
-        try:
+        with store.using_maps() as maps:
             if maps:
                 _end_stale(maps, forget)
-        finally:
-            store.close(maps)
 
 
 def _end_stale(maps: Mapping[str, int], forget: bool) -> None:

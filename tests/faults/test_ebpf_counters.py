@@ -306,7 +306,7 @@ def size_of(lab: Lab, name: str) -> int:
     try:
         return syscall.map_spec(maps[name]).entries
     finally:
-        store.close(maps)
+        syscall.close_all(maps)
 
 
 def test_a_map_that_is_nearly_full_is_told_and_a_table_that_does_not_fit_harms_nothing(

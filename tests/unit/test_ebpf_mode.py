@@ -102,7 +102,7 @@ def test_whoever_sees_a_known_service_change_sees_all_that_came_with_it(
                 assert found["10.96.0.2", 80, 6] == found["0.0.0.0", 30080, 6] == ({("10.244.0.2", 8080)},) * 2
                 opened = store.opened_maps()
                 assert {layout.spelled(key) for key, _ in syscall.entries(opened["addresses"])} >= {"10.96.0.2"}
-                store.close(opened)
+                syscall.close_all(opened)
     assert calls > 5
 
 
@@ -147,7 +147,7 @@ def assert_intact() -> None:
             if service.places:
                 assert set(_places(maps, service)) == set(range(service.outside.size))
     finally:
-        store.close(maps)
+        syscall.close_all(maps)
 
 
 def _places(maps: dict[str, int], service: layout.Service) -> list[int]:
@@ -172,7 +172,7 @@ def endpoints() -> Endpoints:
             found[layout.spelled(address), port, protocol] = inside, outside
         return found
     finally:
-        store.close(maps)
+        syscall.close_all(maps)
 
 
 def counters() -> dict[tuple[str, int, int], layout.Name]:
@@ -186,7 +186,7 @@ def counters() -> dict[tuple[str, int, int], layout.Name]:
             found[layout.spelled(address), port, protocol] = names[layout.read_service(value).counter]
         return found
     finally:
-        store.close(maps)
+        syscall.close_all(maps)
 
 
 def of_routes(table: Table) -> dict[tuple[str, int, int], layout.Name]:
