@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from bench.contender import Contender
-from bench.feed import Manifests, put_node
+from bench.feed import put_node
 from bench.lab import Host, Lab
-from bench.subject import Subject, logged, pyproxy_run
+from bench.subject import Subject, logged
 
 FLOOR = "floor"
 """In its lab no proxy ever ran: what all others are held against."""
@@ -59,10 +59,10 @@ class Contestant:
             return
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         log = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        feed = Manifests(folder)
+        feed = self._stack.enter_context(self._contender.feed(self.lab, folder))
         put_node(feed)
         feed.put("objects", objects)
-        subject = Subject(self.lab, pyproxy_run(self._contender.mode, *self.lab.flags, *feed.flags, *_QUIET), log)
+        subject = Subject(self.lab, self._contender.command(self.lab, feed, *_QUIET), log)
         self._stack.callback(subject.stop)
         self._subject, self._log = subject, log
         end = time.monotonic() + _PATIENCE_S

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from pyproxy import __version__
 
@@ -19,6 +20,7 @@ _IDLE = (3, 4)
 def environment() -> dict[str, str]:
     """Empty where this machine does not say."""
     return {
+        "node": platform.node(),
         "date": datetime.now(UTC).date().isoformat(),
         "pyproxy": __version__,
         "kernel": platform.release(),
@@ -36,7 +38,7 @@ def environment() -> dict[str, str]:
     }
 
 
-class Load(NamedTuple):
+class Load(msgspec.Struct, frozen=True):
     """What kept the machine busy between two moments, as shares of the time of all its CPUs."""
 
     busy: float

@@ -10,7 +10,8 @@ import statistics
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+
+import msgspec
 
 _DRAWS = 1000
 _OUTSIDE = 0.025
@@ -25,7 +26,7 @@ Rounds = Sequence[int]
 """Which rounds a statistic is to be of, by number, some of them several times."""
 
 
-class Estimate(NamedTuple):
+class Estimate(msgspec.Struct, frozen=True):
     value: float
     low: float
     high: float

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
@@ -221,7 +222,7 @@ def _as_json(figures: LatencyFigures) -> dict[str, Any]:
         "failed": result.failed,
         "client_ns": statistics.median(result.client_ns),
         "preempted": result.preempted,
-        "load": result.load._asdict() if result.load else None,
+        "load": msgspec.structs.asdict(result.load) if result.load else None,
         "findings": [
             {
                 "way": way.name,
@@ -247,4 +248,4 @@ def _as_json(figures: LatencyFigures) -> dict[str, Any]:
 
 
 def _estimates(some: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
-    return {name: one._asdict() for name, one in some.items()}
+    return {name: msgspec.structs.asdict(one) for name, one in some.items()}

@@ -1,0 +1,134 @@
+"""What measurements say, as a file: `--json FILE`, which reports, comparisons and merges are made of.
+
+A Document has an Outcome for each part that was measured (one scenario at one size), and that has a Figure for each
+thing that has a value. Whoever reads them needs to know nothing about scenarios. With the suffix `.gz` it is packed.
+"""
+
+import gzip
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import msgspec
+
+from bench.environment import Load
+from bench.estimate import Estimate
+
+FORMAT, VERSION = "pyproxy bench", 2
+Unit = Literal["ns", "s", "MiB", "1/s", "bit/s", "1"]
+"""1: a number of things."""
+
+
+class Unreadable(Exception):
+    """The file is no document of this version. The message is one sentence for the user that names it."""
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was measured of one contestant. What identifies it is (contestant, way, measure)."""
+
+    contestant: str
+    way: str = ""
+    """From whom to whom, such as ``cluster-ip``; empty where that is no question."""
+    measure: str
+    """Such as ``connect``."""
+    title: str
+    """Way and measure in words."""
+    unit: Unit
+    less_is_better: bool = True
+    quantiles: dict[str, Estimate] = {}
+    """``p50``, ``p90``, ``p99``, ``p99.9`` and ``max``: those for which there are samples enough, p50 always. What was
+    measured once only has a p50 whose interval has no width."""
+    ratios: dict[str, Estimate] = {}
+    """The same, to the floor's."""
+    differs: bool | None = None
+    """Whether p50 is told apart from the floor's by more than chance; None: no floor, or too few rounds."""
+    failures: dict[str, int] = {}
+    """What came to nothing, by error."""
+    samples: list[list[float]] = []
+    """All of them, in order, by round."""
+
+    @property
+    def value(self) -> Estimate:
+        return self.quantiles["p50"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What the contestants' figures of one way and measure say together."""
+
+    way: str = ""
+    measure: str
+    resolution: float | None = None
+    """What chance does to a ratio in this run, as a share; None: not known."""
+    fastest: list[str] = []
+    """The best, and after it those that are not told apart from it; empty: nothing is told."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one part."""
+
+    key: str
+    """Names the part, such as ``sync, nftables, 1,000 x 2``; unique in a document."""
+    scenario: str
+    services: int
+    endpoints: int
+    """Of each service."""
+    complete: bool
+    """False: it was interrupted, and says what there was until then."""
+    seconds: float = 0.0
+    """That it took, preparations included."""
+    rounds: int = 1
+    figures: list[Figure] = []
+    findings: list[Finding] = []
+    failed: dict[str, str] = {}
+    """Contestants that fell out, and why, with the end of their log."""
+    remarks: list[str] = []
+    """For the reader, each a sentence."""
+    load: Load | None = None
+    """Of the machine while this was measured."""
+
+
+class Document(msgspec.Struct, kw_only=True):
+    format: str = FORMAT
+    version: int = VERSION
+    environment: dict[str, str]
+    """As `environment()` says; ``node`` is its name."""
+    method: dict[str, Any]
+    """What was asked for. Parts of two documents go together only if these are equal."""
+    skipped: dict[str, str] = {}
+    """Modes that this kernel can't run, and why."""
+    outcomes: list[Outcome] = []
+    """In the order in which they were measured."""
+    complete: bool = False
+    """Whether all that was asked for is there."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises Unreadable."""
+        try:
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            about = msgspec.json.decode(content, type=_About)
+        except (OSError, EOFError, msgspec.DecodeError) as error:
+            raise Unreadable(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from None
+        if about.format != FORMAT:
+            raise Unreadable(f"{path} is no result of `pyproxy bench`: its format is {about.format or 'not said'!r}")
+        if about.version != VERSION:
+            raise Unreadable(f"{path} is of version {about.version}, and this pyproxy reads {VERSION}: measure again")
+        try:
+            return msgspec.json.decode(content, type=cls)
+        except msgspec.DecodeError as error:
+            raise Unreadable(f"{path} can't be read: {error}") from None
+
+    def write(self, path: Path) -> None:
+        """As a whole or not at all. Raises OSError."""
+        content = msgspec.json.encode(self) + b"\n"
+        staging = path.with_name(f".{path.name}.new")
+        try:
+            staging.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+class _About(msgspec.Struct):
+    format: str = ""
+    version: int = 0
