@@ -35,8 +35,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     unit: Unit
     less_is_better: bool = True
     quantiles: dict[str, Estimate] = {}
-    """``p50``, ``p90``, ``p99``, ``p99.9`` and ``max``: those for which there are samples enough, p50 always. What was
-    measured once only has a p50 whose interval has no width."""
+    """``p50``, ``p90``, ``p99``, ``p99.9`` and ``max``: those for which there are samples enough. What was measured
+    once only has a p50 whose interval has no width."""
     ratios: dict[str, Estimate] = {}
     """The same, to the floor's."""
     differs: bool | None = None
@@ -45,10 +45,6 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """What came to nothing, by error."""
     samples: list[list[float]] = []
     """All of them, in order, by round."""
-
-    @property
-    def value(self) -> Estimate:
-        return self.quantiles["p50"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +106,7 @@ class Document(msgspec.Struct, kw_only=True):
         except (OSError, EOFError, msgspec.DecodeError) as error:
             raise Unreadable(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from None
         if about.format != FORMAT:
-            raise Unreadable(f"{path} is no result of `pyproxy bench`: its format is {about.format or 'not said'!r}")
+            raise Unreadable(f"{path} is no result of `pyproxy bench`")
         if about.version != VERSION:
             raise Unreadable(f"{path} is of version {about.version}, and this pyproxy reads {VERSION}: measure again")
         try:
@@ -119,11 +115,16 @@ class Document(msgspec.Struct, kw_only=True):
             raise Unreadable(f"{path} can't be read: {error}") from None
 
     def write(self, path: Path) -> None:
-        """As a whole or not at all. Raises OSError."""
+        """As a whole or not at all, unless it is a device. Raises OSError."""
         content = msgspec.json.encode(self) + b"\n"
+        if path.suffix == ".gz":
+            content = gzip.compress(content, mtime=0)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         staging = path.with_name(f".{path.name}.new")
         try:
-            staging.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+            staging.write_bytes(content)
             staging.replace(path)
         finally:
             staging.unlink(missing_ok=True)

@@ -9,59 +9,33 @@ import itertools
 import random
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from bench import synthetic
+from bench import latency_outcome, synthetic
 from bench.contender import Contender
 from bench.contestant import CONTROL, FLOOR, Contestant, NotServing
+from bench.document import Outcome
 from bench.echo import Echo, Listener
-from bench.environment import Clock, Load
+from bench.environment import Clock
 from bench.interrupt import held
 from bench.lab import NODE_NAME
+from bench.latency_result import CLUSTER_IP, NODE_PORT, PORT, WAYS, Cell, LatencyResult, Way
 from bench.measure import MEASURES, NOTHING, Samples, Target
 from bench.place import place_of, processors
 from bench.prober import Prober
+from bench.scenario import Step
 
 _FIRST_PORT = 9000
 """Of those that endpoints listen on: they are one pod at as many ports."""
 MOST_ENDPOINTS = 100
-_CLUSTER_IP, _PORT, _NODE_PORT = "10.96.0.20", 80, 30080
 _LOAD_NODE_PORTS = range(30100, 32768)
 _ONE_NODE_PORT_IN = 10
 """So many of the load's Services have a node port, as long as there are any."""
 _AT_ONCE = 5000
 """Conversations of the warm-up before others have their turn: too few to fill a queue."""
-
-
-class Way(NamedTuple):
-    """From whom to whom."""
-
-    name: str
-    words: str
-    who: str
-    pod: str
-    """The one that answers: without a proxy it is asked straight."""
-    through: Target | None
-    """Where the service is found; None: nobody goes through it here."""
-
-
-WAYS = (
-    Way("cluster-ip", "pod to ClusterIP", "pod-1", "pod-2", (_CLUSTER_IP, _PORT)),
-    Way("node-port", "outside to NodePort", "client", "pod-2", ("172.18.0.2", _NODE_PORT)),
-    Way("bystander", "bystander: pod to another pod", "pod-1", "pod-3", None),
-)
-"""The bystander's pod is no endpoint: two paths to one pod would get into each other's way in conntrack."""
-
-
-class Cell(NamedTuple):
-    """One thing that is measured."""
-
-    contestant: str
-    way: str
-    measure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +51,6 @@ class Plan:
     """Of the orders that are drawn."""
 
 
-@dataclass(slots=True)
-class LatencyResult:
-    services: int
-    endpoints: int
-    contestants: list[str]
-    """Whose figures there are; the floor is the first, the control the second."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Who fell out, and why."""
-    rounds: int = 0
-    """That are complete."""
-    samples: dict[Cell, list["array[int]"]] = field(default_factory=dict)
-    """In ns, by round."""
-    failures: dict[Cell, Counter[str]] = field(default_factory=dict)
-    """Conversations that came to nothing, by error."""
-    client_ns: list[int] = field(default_factory=list)
-    """What the client itself takes, which is part of each sample."""
-    preempted: int = 0
-    """How often the client lost its CPU to others in the midst of measuring."""
-    load: Load | None = None
-    """Since the warm-up; known with the first round."""
-
-
 class LatencyBench:
     """All contestants at one size."""
 
@@ -110,11 +62,20 @@ class LatencyBench:
         """Grows with each round, so that it is of use after an interruption, too."""
 
     @property
-    def steps(self) -> int:
-        return len(self.result.contestants) + self._plan.rounds + 1
+    def key(self) -> str:
+        return latency_outcome.key(self.result)
 
-    def measure(self, step: Callable[[str], None]) -> None:
-        """``step`` is told what comes next, at moments when nothing is measured."""
+    @property
+    def outcome(self) -> Outcome:
+        there = (one for one in self._contenders if str(one) in self.result.contestants)
+        relaying = frozenset(str(one) for one in there if one.relays)
+        return latency_outcome.outcome(self.result, relaying, complete=self.result.rounds == self._plan.rounds)
+
+    @property
+    def steps(self) -> int:
+        return len((FLOOR, CONTROL, *self._contenders)) + self._plan.rounds + 1
+
+    def measure(self, step: Step) -> None:
         with ExitStack() as stack:
             contestants = self._gather(stack, step)
             client, server = processors()
@@ -142,7 +103,7 @@ class LatencyBench:
     def _ports(self) -> list[int]:
         return list(range(_FIRST_PORT, _FIRST_PORT + self.result.endpoints))
 
-    def _gather(self, stack: ExitStack, step: Callable[[str], None]) -> list[Contestant]:
+    def _gather(self, stack: ExitStack, step: Step) -> list[Contestant]:
         """Who is up and serves."""
         everybody = [Contestant(FLOOR), Contestant(CONTROL)]
         everybody += [Contestant(str(contender), contender) for contender in self._contenders]
@@ -222,10 +183,10 @@ class LatencyBench:
 
 def _measured(pod: str, ports: Sequence[int]) -> list[dict[str, Any]]:
     """A Service for TCP and UDP, with an endpoint at each of the pod's ports."""
-    service = synthetic.service("measured", _CLUSTER_IP, _PORT)
+    service = synthetic.service("measured", CLUSTER_IP, PORT)
     service["spec"]["type"] = "NodePort"
     service["spec"]["ports"] = [
-        {"name": protocol.lower(), "protocol": protocol, "port": _PORT, "nodePort": _NODE_PORT}
+        {"name": protocol.lower(), "protocol": protocol, "port": PORT, "nodePort": NODE_PORT}
         for protocol in ("TCP", "UDP")
     ]
     slices = []

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from bench.contestant import CONTROL, FLOOR
 from bench.estimate import FEWEST_ROUNDS, Bootstrap, Estimate, Series, is_told_apart, resolution
-from bench.latency import Cell, LatencyResult
+from bench.latency_result import Cell, LatencyResult
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 _SEED = 1
@@ -39,10 +39,6 @@ class LatencyFigures:
     @property
     def relaying_here(self) -> list[str]:
         return [name for name in self.modes if name in self._relaying]
-
-    def compute(self) -> None:
-        """What takes seconds; else whoever asks first waits for it."""
-        _ = self.cells
 
     @cached_property
     def cells(self) -> dict[Cell, Figure]:

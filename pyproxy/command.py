@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy import __version__, explain_command, flags, kube_proxy, log, modes, top_command
+from pyproxy import __version__, bench_command, explain_command, flags, kube_proxy, log, modes, top_command
 from pyproxy import configuration as configuration_file
+from pyproxy.bench_command import CannotMeasure
 from pyproxy.config_file import ConfigFile
 from pyproxy.configuration import BadConfiguration, Configuration
 from pyproxy.explain_command import NoAnswer
@@ -31,6 +32,7 @@ _EXPECTED = (
     PortTaken,
     NoAnswer,
     NothingCounted,
+    CannotMeasure,
     ModeError,
     modes.UnknownMode,
     TimeoutError,
@@ -39,10 +41,6 @@ _EXPECTED = (
 
 AUTO_ORDER = ("ebpf", "nftables", "ipvs", "iptables", "userspace")
 """Which mode ``auto`` takes: the first of these that is installed and that this kernel can run."""
-
-
-_SIZES, _LATENCY_SIZES = (10, 1_000, 10_000), (1, 1_000, 10_000)
-"""Services to measure with, unless told otherwise."""
 
 
 class Finding(NamedTuple):
@@ -110,14 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--kube-proxy-only", action="store_true", help="only that; pyproxy may be running")
     cleanup.set_defaults(command=_cleanup)
     bench = commands.add_parser("bench", help="measure it on this machine", description="Measurements in the lab.")
-    scenarios = bench.add_subparsers(required=True, metavar="SCENARIO")
-    _add_bench_sync(scenarios)
-    _add_bench_latency(scenarios)
-    text = "How long it takes to remove stale UDP flows among many, and whether a sync waits for it."
-    conntrack = scenarios.add_parser("conntrack", help="stale UDP flows", description=text)
-    conntrack.add_argument("--mode", default="nftables", help="(default: nftables)")
-    conntrack.add_argument("--flows", type=_count, default=100_000, metavar="N", help="(default: 100000)")
-    conntrack.set_defaults(command=_bench_conntrack)
+    bench_command.add_to(bench)
     return parser
 
 
@@ -128,49 +119,6 @@ def _add_config(config: argparse.ArgumentParser) -> None:
     check.add_argument("--mode", help="goes before the file's, as with run")
     check.add_argument("--json", action="store_true", help="print JSON instead of text")
     check.set_defaults(command=_config_check)
-
-
-def _add_bench_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = "How long the first sync takes, and one changed endpoint, until the first packet is served by it."
-    sync = scenarios.add_parser("sync", help="first sync and one change", description=text)
-    sync.add_argument(
-        "--via-api", action="store_true", help="objects come from a stand-in of the API server, not files"
-    )
-    sync.add_argument("--mode", help="(default: each that runs here); iptables in both flavours")
-    sync.add_argument("--services", type=_count, metavar="N", help="(default: 10, then 1000, then 10000)")
-    sync.add_argument("--endpoints", type=_count, default=2, metavar="E", help="of each service (default: 2)")
-    sync.add_argument("--changes", type=_count, default=50, metavar="C", help="to measure (default: 50)")
-    sync.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all samples there")
-    sync.set_defaults(command=_bench_sync)
-
-
-def _add_bench_latency(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    latency = scenarios.add_parser(
-        "latency", help="connections, requests and datagrams", description=_bench_latency.__doc__
-    )
-    latency.add_argument(
-        "--mode", action="append", metavar="M[,M…]", help="may be repeated (default: each that runs here)"
-    )
-    latency.add_argument(
-        "--services", type=_counts, default=_LATENCY_SIZES, metavar="N[,N…]", help="(default: 1,1000,10000)"
-    )
-    latency.add_argument(
-        "--endpoints", type=_counts, default=(2,), metavar="E[,E…]", help="of each service (default: 2)"
-    )
-    latency.add_argument("--rounds", type=_count, default=60, metavar="R", help="at each size (default: 60)")
-    latency.add_argument(
-        "--samples", type=_count, default=200, metavar="S", help="of each figure in a round (default: 200)"
-    )
-    latency.add_argument(
-        "--warm-up",
-        type=_count,
-        default=70_000,
-        metavar="C",
-        help="connections by each way before the first round (default: 70000, which fill ebpf mode's map of sockets)",
-    )
-    latency.add_argument("--seed", type=_count, default=1, metavar="S", help="of the order in a round (default: 1)")
-    latency.add_argument("--json", type=Path, metavar="FILE", help="write the figures and all samples there")
-    latency.set_defaults(command=_bench_latency)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -317,85 +265,7 @@ def _cleanup(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     """Build a lab of network namespaces, serve the example manifests in it in every mode this kernel can run, send
     real requests, and show who answered. Takes root; leaves nothing behind."""
-    _prepare_for_the_lab()
+    bench_command.prepare_for_the_lab()
     from bench.demo import demo
 
     return demo([options.mode] if options.mode else modes.names(), as_json=options.json)
-
-
-def _bench_sync(options: argparse.Namespace) -> int:
-    _prepare_for_the_lab()
-    if options.mode:
-        runnable = [_choose(options.mode).name]
-    else:
-        runnable = [name for name in modes.names() if modes.load(name).probe() is None]
-    from bench.contender import contenders
-    from bench.sync import SyncBench, report
-
-    benches = [
-        SyncBench(contender, size, options.endpoints, options.changes, via_api=options.via_api)
-        for size in ([options.services] if options.services else _SIZES)
-        for contender in contenders(runnable)
-    ]
-    try:
-        return report(benches, options.json)
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from None
-
-
-def _bench_latency(options: argparse.Namespace) -> int:
-    """How long a connection, a request or a datagram takes, from a pod to a ClusterIP and from outside to a node port,
-    against a path where no proxy ever ran; and what bystanders pay. Ctrl-C ends it with what was measured so far. The
-    exit status is 1 if a mode fell out, 130 after Ctrl-C. docs/benchmarking.md says how it is done."""
-    _prepare_for_the_lab()
-    from bench.contender import contenders
-    from bench.latency import MOST_ENDPOINTS, LatencyBench, Plan
-    from bench.latency_report import report
-
-    if max(options.endpoints) > MOST_ENDPOINTS:
-        raise UsageError(f"--endpoints {max(options.endpoints)}: at most {MOST_ENDPOINTS}, since each of them answers")
-    asked = [name for text in options.mode or () for name in text.split(",")] or modes.names()
-    why_not = {name: modes.load(name).probe() for name in dict.fromkeys(asked)}
-    skipped = {name: why for name, why in why_not.items() if why is not None}
-    runnable = [name for name in why_not if name not in skipped]
-    if not runnable:
-        raise UsageError(f"no mode is left to measure ({'; '.join(': '.join(one) for one in skipped.items())})")
-    plan = Plan(options.rounds, options.samples, options.warm_up, options.seed)
-    benches = [
-        LatencyBench(contenders(runnable), services, endpoints, plan)
-        for services in options.services
-        for endpoints in options.endpoints
-    ]
-    return report(benches, plan, skipped, options.json)
-
-
-def _bench_conntrack(options: argparse.Namespace) -> int:
-    _prepare_for_the_lab()
-    _choose(options.mode)
-    from bench.conntrack import ConntrackBench
-
-    return ConntrackBench(options.mode, options.flows).report()
-
-
-def _prepare_for_the_lab() -> None:
-    """Check what a lab takes, and make SIGTERM clean up as Ctrl-C does."""
-    from bench import interrupt
-
-    interrupt.install()
-    if os.geteuid() != 0:
-        raise UsageError("network namespaces take root; run it with sudo")
-    try:
-        import pyroute2  # noqa: F401
-    except ImportError:
-        raise UsageError("the lab is not installed; install pyproxy[bench]") from None
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    """Without those that came before."""
-    return tuple(dict.fromkeys(_count(one) for one in text.split(",")))

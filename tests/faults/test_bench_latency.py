@@ -1,6 +1,5 @@
 """`pyproxy bench latency` for real: every mode of this kernel, who falls out, Ctrl-C, bad input. No time is judged."""
 
-import json
 import os
 import pty
 import signal
@@ -13,12 +12,14 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns
 
+from bench import run
 from bench.contender import Contender, contenders
 from bench.contestant import CONTROL, FLOOR, Contestant, NotServing
+from bench.document import Document
 from bench.echo import Echo
 from bench.lab import PREFIX
-from bench.latency import WAYS, LatencyBench, Plan
-from bench.latency_report import report
+from bench.latency import LatencyBench, Plan
+from bench.latency_result import WAYS
 from bench.measure import MEASURES
 from bench.place import place_of, processors
 from bench.prober import Prober
@@ -51,28 +52,28 @@ def _left_behind(pid: int) -> list[str]:
 
 def test_every_mode_that_runs_here_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "latency.json"
-    done = _bench("--services", "3,12", "--rounds", "2", "--samples", "20", "--warm-up", "30", "--json", file)
+    done = _bench("--services", "3,12", "--rounds", "2", "--samples", "30", "--warm-up", "30", "--json", file)
     assert done.returncode == 0, done.stderr
     runnable = [name for name in modes.names() if modes.load(name).probe() is None]
     skipped = sorted(set(modes.names()) - set(runnable))
     expected = [FLOOR, CONTROL, *map(str, contenders(runnable))]
-    said = json.loads(file.read_text())
-    assert (said["format"], said["version"], said["complete"]) == ("pyproxy bench latency", 1, True)
-    assert sorted(said["skipped"]) == skipped
+    said = Document.read(file)
+    assert said.complete
+    assert sorted(said.skipped) == skipped
     for mode in skipped:
         assert f"mode {mode} is left out: it can't run here: " in done.stderr
-    assert {"kernel", "cpu", "mitigations", "governor", "load", "load after"} <= said["environment"].keys()
-    assert [(size["services"], size["endpoints"], size["rounds"]) for size in said["sizes"]] == [(3, 2, 2), (12, 2, 2)]
-    for size in said["sizes"]:
-        assert size["failed"] == {}
-        cells = {(cell["contestant"], cell["way"], cell["measure"]): cell for cell in size["cells"]}
+    assert {"kernel", "cpu", "mitigations", "governor", "load", "load after"} <= said.environment.keys()
+    assert [(size.services, size.endpoints, size.rounds) for size in said.outcomes] == [(3, 2, 2), (12, 2, 2)]
+    for size in said.outcomes:
+        assert (size.complete, size.failed) == (True, {})
+        cells = {(cell.contestant, cell.way, cell.measure): cell for cell in size.figures}
         assert cells.keys() == {(one, way.name, measure) for one in expected for way in WAYS for measure in MEASURES}
         for cell in cells.values():
-            assert [len(samples) for samples in cell["samples_ns"]] == [20, 20]
-            assert cell["failures"] == {}
-            assert all(sample > 0 for samples in cell["samples_ns"] for sample in samples)
-        assert all(finding["fastest"] == [] for finding in size["findings"])  # two rounds tell nothing
-    for word in ("12 services x 2 endpoints", "p99.9", "bystander", "With 2 rounds nothing is told apart"):
+            assert [len(samples) for samples in cell.samples] == [30, 30]
+            assert cell.failures == {}
+            assert all(sample > 0 for samples in cell.samples for sample in samples)
+        assert all(finding.fastest == [] for finding in size.findings)  # two rounds tell nothing
+    for word in ("12 services x 2 endpoints", "p90", "bystander", "With 2 rounds nothing is told apart"):
         assert word in done.stdout
 
 
@@ -81,22 +82,22 @@ def test_only_the_modes_that_are_asked_for(tmp_path: Path) -> None:
     few = ("--services", "1", "--rounds", "1", "--samples", "5", "--warm-up", "5", "--json", file)
     done = _bench("--mode", "nftables,userspace", "--mode", "ipvs", "--mode", "nftables", *few)
     assert done.returncode == 0, done.stderr
-    said = json.loads(file.read_text())
-    names = list(dict.fromkeys(cell["contestant"] for cell in said["sizes"][0]["cells"]))
+    names = list(dict.fromkeys(cell.contestant for cell in Document.read(file).outcomes[0].figures))
     assert set(names) == {FLOOR, CONTROL, *(name for name in ("nftables", "userspace", "ipvs") if _runs(name))}
 
 
 def test_a_mode_that_falls_out_is_told_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = Plan(rounds=2, samples=5, warm_up=5, seed=1)
     bench = LatencyBench(_PROXIES, 2, 1, plan)
-    assert report([bench], plan, {}, tmp_path / "latency.json") == 1
+    file = tmp_path / "latency.json"
+    assert run.run([bench], run.begin({}, {}, file, resume=False), file) == 1
     assert bench.result.contestants == [FLOOR, CONTROL, "nftables"]
     error = capsys.readouterr().err
-    assert "pyproxy: nonsense fell out at 2 x 1: the proxy ended; its log: " in error
+    assert "pyproxy: latency, 2 x 1: nonsense fell out: the proxy ended; its log: " in error
     assert "there is no mode 'nonsense'" in error
-    size = json.loads((tmp_path / "latency.json").read_text())["sizes"][0]
-    assert list(size["failed"]) == ["nonsense"]
-    assert {cell["contestant"] for cell in size["cells"]} == {FLOOR, CONTROL, "nftables"}
+    (size,) = Document.read(file).outcomes
+    assert list(size.failed) == ["nonsense"]
+    assert {cell.contestant for cell in size.figures} == {FLOOR, CONTROL, "nftables"}
 
 
 def test_who_answers_nobody_falls_out() -> None:
@@ -160,12 +161,12 @@ def test_an_interruption_keeps_what_was_measured_and_leaves_nothing_behind(
     out, _ = process.communicate(timeout=60)
     os.close(terminal)
     assert process.returncode == 130
-    assert "p50 as a ratio to the floor's" in out
-    said = json.loads(file.read_text())
-    assert said["complete"] is False
-    (size,) = said["sizes"]
-    assert size["rounds"] >= 2
-    assert all(len(cell["samples_ns"]) == size["rounds"] for cell in size["cells"])
+    assert "p50, as a ratio to the floor's" in out
+    said = Document.read(file)
+    (size,) = said.outcomes
+    assert (said.complete, size.complete) == (False, False)
+    assert size.rounds >= 2
+    assert all(len(cell.samples) == size.rounds for cell in size.figures)
     assert _left_behind(process.pid) == []
 
 
@@ -200,10 +201,10 @@ def test_where_no_mode_runs_it_says_why() -> None:
 
 
 def test_a_full_disk_costs_the_file_and_not_the_tables() -> None:
-    few = ("--services", "1", "--rounds", "1", "--samples", "5", "--warm-up", "5", "--json", "/dev/full")
+    few = ("--services", "1", "--rounds", "1", "--samples", "10", "--warm-up", "5", "--json", "/dev/full")
     done = _bench("--mode", "nftables", *few)
     assert done.returncode == 1
-    assert "p50 as a ratio to the floor's" in done.stdout
+    assert "p50, as a ratio to the floor's" in done.stdout
     assert done.stderr.endswith("pyproxy: /dev/full can't be written: No space left on device\n")
 
 

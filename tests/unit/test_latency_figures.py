@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from bench.contestant import CONTROL, FLOOR
-from bench.latency import Cell, LatencyResult
 from bench.latency_figures import LatencyFigures
+from bench.latency_result import Cell, LatencyResult
 
 _MEASURED = [
     ("cluster-ip", "connect"),
