@@ -51,6 +51,7 @@ class UserspaceMode:
         self._taken: dict[Place, str] = {}
         """Places that could not be had, and why."""
         self._in_order = False
+        self._is_crowded = False
 
     def probe(self) -> str | None:
         trial = IP("192.0.2.255")  # of TEST-NET-1, RFC 5737: nobody's
@@ -86,6 +87,7 @@ class UserspaceMode:
                 self._write(change.put, change.drop, change.come)
                 self._addresses.leave(change.gone)
                 self._let_go()
+            self._tell_if_crowded()
         except Lost as error:
             raise ModeError(f"a relay can't be steered: {error}") from error
         self._in_order = True
@@ -187,6 +189,16 @@ class UserspaceMode:
         for state in states:
             if state.failures:
                 log.error("a relay met what it should not", extra={"times": state.failures, "last": state.last_failure})
+
+    def _tell_if_crowded(self) -> None:
+        """Before connections are refused for it: once each time that half of a relay's files listen."""
+        listening, most = len(self._relays.places()), self._relays.most_files
+        was_crowded, self._is_crowded = self._is_crowded, listening > most // 2
+        if self._is_crowded and not was_crowded:
+            log.warning(
+                "relays have few files left for connections, which take two or more: raise RLIMIT_NOFILE of pyproxy",
+                extra={"most_files": most, "listening": listening},
+            )
 
     def verify(self) -> list[Drift]:
         """The relays are asked for all that they serve; and ports that were taken are tried again."""

@@ -76,10 +76,14 @@ class Relays:
         )
 
     @property
+    def most_files(self) -> int:
+        """That each of them may have open: one for each place, two or more for each connection."""
+        return min(relay.most_files for relay in self._relays)
+
+    @property
     def most_places(self) -> int:
         """That they can listen at."""
-        most = min(relay.most_files for relay in self._relays)
-        return most - most // _SPARE
+        return self.most_files - self.most_files // _SPARE
 
     def change(
         self, put: Sequence[Entry], drop: AbstractSet[Place], fresh: Mapping[Place, socket.socket], site: Site

@@ -59,6 +59,20 @@ def test_more_places_than_a_relay_may_have_files_are_told(node: Namespace, monke
         assert mode.shortfalls() == {}
 
 
+def test_few_files_left_for_connections_are_told_once(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Relays, "most_files", 100)
+    told = []
+    with node.entered():
+        mode = UserspaceMode()
+        for routes in (50, 60, 60, 50, 51):
+            mode.sync(_table(routes), None)
+            told.append([record.message for record in caplog.records if "raise RLIMIT_NOFILE" in record.message])
+            caplog.clear()
+    assert [len(one) for one in told] == [0, 1, 0, 0, 1]
+
+
 def test_known_places_change_in_the_message_that_brings_new_ports(
     node: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
