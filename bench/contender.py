@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from bench.feed import Feed, Manifests, ViaApi
 from bench.lab import Lab
@@ -12,30 +13,47 @@ from pyproxy import modes
 _FLAVOURS = {"iptables": ("legacy", "nft")}
 
 
+class Proxy(Protocol):
+    """A Contender, or a Peer; its str() names it."""
+
+    @property
+    def iptables(self) -> str | None:
+        """The flavour that the node says it uses."""
+
+    @property
+    def via_api(self) -> bool:
+        """Gets its objects from the API server's stand-in, not from files."""
+
+    @property
+    def relays(self) -> bool:
+        """Whether connect() ends at this node already, before any endpoint is asked."""
+
+    def feed(self, lab: Lab, folder: Path) -> Feed:
+        """Where its objects are put; ``folder`` is empty."""
+
+    def command(self, lab: Lab, feed: Feed, *flags: str | Path) -> Sequence[str]:
+        """Of one process, to run on the lab's node. ``flags`` are for pyproxy alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A mode of this pyproxy."""
+    """A mode of this pyproxy. See Proxy."""
 
     mode: str
     iptables: str | None = None
-    """The flavour that the node says it uses."""
     via_api: bool = False
-    """Gets its objects from the API server's stand-in, not from files."""
 
     def __str__(self) -> str:
         return f"{self.mode} ({self.iptables})" if self.iptables else self.mode
 
     @property
     def relays(self) -> bool:
-        """Whether connect() ends at this node already, before any endpoint is asked."""
         return modes.load(self.mode).ends_connections
 
     def feed(self, lab: Lab, folder: Path) -> Feed:
-        """Where its objects are put; ``folder`` is empty."""
         return ViaApi(lab, folder) if self.via_api else Manifests(folder)
 
     def command(self, lab: Lab, feed: Feed, *flags: str | Path) -> Sequence[str]:
-        """To run on the lab's node. ``flags`` are for pyproxy alone."""
         return pyproxy_run(self.mode, *lab.flags, *feed.flags, *flags)
 
 

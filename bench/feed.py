@@ -65,8 +65,13 @@ class ViaApi:
         self._server.__exit__(kind, error, at)
 
     @property
+    def kubeconfig(self) -> Path:
+        """It leads to the server."""
+        return self._server.kubeconfig(self._folder / "kubeconfig", token=_TOKEN)
+
+    @property
     def flags(self) -> Sequence[str | Path]:
-        return "--kubeconfig", self._server.kubeconfig(self._folder / "kubeconfig", token=_TOKEN)
+        return "--kubeconfig", self.kubeconfig
 
     def put(self, name: str, objects: list[Object]) -> None:  # noqa: ARG002
         self._server.apply(objects)

@@ -12,6 +12,7 @@ from typing import IO
 from bench.lab import CLUSTER_CIDRS, NODE_NAME, Lab
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_ENDS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,11 @@ class Subject:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """The exit status."""
+    def stop(self, number: signal.Signals = signal.SIGTERM, patience_s: float = _ENDS_S) -> int:
+        """The exit status; of who had to be killed, since the signal did not end it in time, -9."""
         self._process.send_signal(number)
         try:
-            return self._process.wait(timeout=10)
+            return self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()

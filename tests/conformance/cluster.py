@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from bench.api_server import ApiServer
 from bench.ask import Answer, ask
-from bench.lab import CLUSTER_CIDRS, NODE_NAME, Host, Lab
+from bench.lab import NODE_NAME, Host, Lab
+from bench.peer import configuration, filled
 from bench.subject import Subject
 from tests.conformance import manifests
 from tests.conformance.manifests import Object
@@ -26,7 +27,6 @@ _PATIENCE_S = float(os.environ.get("PYPROXY_PATIENCE", "10"))  # more in a kerne
 _ANSWER_S = 0.3 * _PATIENCE_S
 _SENTINEL = 254
 TOKEN = "conformance"
-_MODES = ("iptables", "ipvs", "nftables")  # those that have a section in the configuration
 
 Identity = tuple[str, str, str]
 """Kind, namespace and name."""
@@ -52,12 +52,6 @@ class Candidate:
     def is_ours(self) -> bool:
         """This pyproxy, maybe started by another program."""
         return any(self.command[at : at + len(OURS)] == OURS for at in range(len(self.command)))
-
-    def filled(self, **values: str | Path) -> list[str]:
-        words = list(self.command)
-        for name, value in values.items():
-            words = [word.replace(f"{{{name}}}", str(value)) for word in words]
-        return words
 
 
 class Cluster:
@@ -100,27 +94,14 @@ class Cluster:
 
     def configure(self, **options: Any) -> None:
         """Write the configuration file anew."""
-        section = {
-            name: options.pop(name) for name in ("syncPeriod", "minSyncPeriod", "masqueradeAll") if name in options
-        }
-        configuration = {
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "mode": self.mode,
-            "clientConnection": {"kubeconfig": str(self.kubeconfig)},
-            "clusterCIDR": CLUSTER_CIDRS,
-            "logging": {"verbosity": 1},
-            # kube-proxy reads masqueradeAll of ipvs mode from the section of iptables.
-            **{name: {k: v for k, v in section.items() if (name, k) != ("ipvs", "masqueradeAll")} for name in _MODES},
-            **options,
-        }
+        text = json.dumps(configuration(self.mode, self.kubeconfig, **options), indent=1)
         staging = self.config.with_suffix(".new")
-        staging.write_text(json.dumps(configuration, indent=1))
+        staging.write_text(text)
         staging.rename(self.config)
 
     def start(self) -> None:
         places = {"config": self.config, "kubeconfig": self.kubeconfig}
-        command = self._candidate.filled(**places, node=NODE_NAME, mode=self.mode)
+        command = filled(self._candidate.command, **places, node=NODE_NAME, mode=self.mode)
         if self._candidate.is_ours:
             command += self.lab.flags
         self.proxy = Subject(self.lab, ["env", "PYTHONFAULTHANDLER=1", *command], self._log)
