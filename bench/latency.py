@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import latency_outcome, synthetic
-from bench.contender import Contender
+from bench.contender import Proxy
 from bench.contestant import CONTROL, FLOOR, Contestant, NotServing
 from bench.document import Outcome
 from bench.echo import Echo, Listener
@@ -54,7 +54,7 @@ class Plan:
 class LatencyBench:
     """All contestants at one size."""
 
-    def __init__(self, contenders: Sequence[Contender], services: int, endpoints: int, plan: Plan) -> None:
+    def __init__(self, contenders: Sequence[Proxy], services: int, endpoints: int, plan: Plan) -> None:
         self._contenders = contenders
         self._plan = plan
         self._random = random.Random(f"{plan.seed}/{services}/{endpoints}")
