@@ -133,7 +133,7 @@ class LatencyBench:
         for service, port in zip(services[::_ONE_NODE_PORT_IN], _LOAD_NODE_PORTS, strict=False):
             service["spec"]["type"] = "NodePort"
             service["spec"]["ports"][0]["nodePort"] = port
-        return load + _measured(pod, self._ports)
+        return load + measured([(pod, port) for port in self._ports])
 
     def _warm_up(self, prober: Prober, contestants: list[Contestant]) -> None:
         """As many connections as were asked for, in turns, and a round that does not count."""
@@ -181,8 +181,8 @@ class LatencyBench:
         return self._random.sample(things, len(things))
 
 
-def _measured(pod: str, ports: Sequence[int]) -> list[dict[str, Any]]:
-    """A Service for TCP and UDP, with an endpoint at each of the pod's ports."""
+def measured(endpoints: Sequence[Target]) -> list[dict[str, Any]]:
+    """The Service by all ways, for TCP and UDP, and an EndpointSlice for each endpoint."""
     service = synthetic.service("measured", CLUSTER_IP, PORT)
     service["spec"]["type"] = "NodePort"
     service["spec"]["ports"] = [
@@ -190,9 +190,9 @@ def _measured(pod: str, ports: Sequence[int]) -> list[dict[str, Any]]:
         for protocol in ("TCP", "UDP")
     ]
     slices = []
-    for port in ports:
+    for number, (pod, port) in enumerate(endpoints):
         one = synthetic.endpoint_slice("measured", [(pod, NODE_NAME)])
-        one["metadata"]["name"] = f"measured-{port}"
+        one["metadata"]["name"] = f"measured-{number}"
         one["ports"] = [{"name": name, "protocol": name.upper(), "port": port} for name in ("tcp", "udp")]
         slices.append(one)
     return [service, *slices]

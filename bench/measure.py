@@ -62,11 +62,11 @@ class Caller:
                     converse(client, target)
                     samples.append(time.perf_counter_ns() - started)
                 except OSError as error:
-                    failures[_name(error)] += 1
+                    failures[error_name(error)] += 1
                     if failures.total() == _ENOUGH_FAILURES:
                         break
         except OSError as error:  # of a connection that was to be kept
-            failures[_name(error)] += 1
+            failures[error_name(error)] += 1
         finally:
             talks.close()
         after = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
@@ -151,7 +151,8 @@ def _call_for_nothing(_client: socket.socket, _target: Target) -> None:
     os.getppid()
 
 
-def _name(error: OSError) -> str:
+def error_name(error: OSError) -> str:
+    """Such as ``ECONNREFUSED``."""
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
