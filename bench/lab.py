@@ -14,11 +14,12 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from bench import cgroup
 from bench.cgroup import Cgroup
@@ -48,6 +49,14 @@ class Host:
     def address(self, family: str) -> str:
         """``family``: IPv4 or IPv6."""
         return self.ipv4 if family == "IPv4" else self.ipv6
+
+    def start(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
+        """A process whose sockets are this host's: in its namespace, as `Namespace.start` says, and its cgroup."""
+
+        def start() -> subprocess.Popen[bytes]:
+            return self.namespace.start(command, **options)
+
+        return self.cgroup.run(start) if self.cgroup else start()
 
 
 class Lab:
@@ -176,11 +185,7 @@ class Lab:
         """One process answers in every pod; it is ready when it says so."""
         places = [f"{pod.name}={pod.namespace.path}" for pod in self.pods.values()]
         command = [sys.executable, "-m", "bench.server", str(SERVER_PORT), *places]
-
-        def start() -> subprocess.Popen[bytes]:
-            return self.node.namespace.start(command, stdout=subprocess.PIPE)
-
-        server = self.cgroup.run(start) if self.cgroup else start()
+        server = self.node.start(command, stdout=subprocess.PIPE)
         assert server.stdout is not None
         if server.stdout.readline() != b"ready\n":
             raise RuntimeError("the lab's server did not start")
