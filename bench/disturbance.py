@@ -16,7 +16,7 @@ from bench.document import Figure, Outcome, Unit
 from bench.estimate import Bootstrap, Estimate
 from bench.interrupt import held
 from bench.lab import SERVER_PORT
-from bench.latency_result import WAYS
+from bench.measured import WAYS
 from bench.place import place_of, processors
 from bench.scenario import Step, size
 from bench.steady import Attempt, Steady, Stream

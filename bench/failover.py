@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from bench.contestant import Contestant, NotServing
 from bench.disturbance import SERVED_WAYS, Disturbance, Load, Quantity, Sample, errors
 from bench.lab import SERVER_PORT, Host
-from bench.latency import measured
+from bench.measured import measured, tcp_and_udp
 from bench.place import place_of
 from bench.steady import Attempt, Stream
 
@@ -33,7 +33,7 @@ class Failover(Disturbance):
     def _measured(self, one: Contestant) -> list[dict[str, Any]]:
         """Without the victim, whose slice is on its own."""
         endpoints = [(_VICTIM, Victim.port), *((pod, SERVER_PORT) for pod in _OTHERS)]
-        service, self._slice, *others = measured([(one.host(pod).ipv4, port) for pod, port in endpoints])
+        service, self._slice, *others = measured(tcp_and_udp([(one.host(pod).ipv4, port) for pod, port in endpoints]))
         return [service, *others]
 
     def _prepare(self, one: Contestant) -> None:

@@ -6,7 +6,6 @@ what the machine does meanwhile hits all of them alike. docs/benchmarking.md say
 """
 
 import itertools
-import random
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -14,26 +13,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from bench import latency_outcome, synthetic
+from bench import latency_outcome
 from bench.contender import Proxy
-from bench.contestant import CONTROL, FLOOR, Contestant, NotServing
+from bench.contest import Contest
+from bench.contestant import Contestant
 from bench.document import Outcome
 from bench.echo import Echo, Listener
 from bench.environment import Clock
 from bench.interrupt import held
-from bench.lab import NODE_NAME
-from bench.latency_result import CLUSTER_IP, NODE_PORT, PORT, WAYS, Cell, LatencyResult, Way
+from bench.latency_result import LatencyResult
 from bench.measure import MEASURES, NOTHING, Samples, Target
+from bench.measured import WAYS, Cell, Way, endpoint_ports, objects, tcp_and_udp
 from bench.place import place_of, processors
 from bench.prober import Prober
 from bench.scenario import Step
 
-_FIRST_PORT = 9000
-"""Of those that endpoints listen on: they are one pod at as many ports."""
-MOST_ENDPOINTS = 100
-_LOAD_NODE_PORTS = range(30100, 32768)
-_ONE_NODE_PORT_IN = 10
-"""So many of the load's Services have a node port, as long as there are any."""
 _AT_ONCE = 5000
 """Conversations of the warm-up before others have their turn: too few to fill a queue."""
 
@@ -57,8 +51,9 @@ class LatencyBench:
     def __init__(self, contenders: Sequence[Proxy], services: int, endpoints: int, plan: Plan) -> None:
         self._contenders = contenders
         self._plan = plan
-        self._random = random.Random(f"{plan.seed}/{services}/{endpoints}")
-        self.result = LatencyResult(services, endpoints, [FLOOR, CONTROL, *map(str, contenders)])
+        self._contest = Contest(contenders, f"{plan.seed}/{services}/{endpoints}")
+        self._ports = endpoint_ports(endpoints)
+        self.result = LatencyResult(services, endpoints, self._contest.names, self._contest.failed)
         """Grows with each round, so that it is of use after an interruption, too."""
 
     @property
@@ -73,7 +68,7 @@ class LatencyBench:
 
     @property
     def steps(self) -> int:
-        return len((FLOOR, CONTROL, *self._contenders)) + self._plan.rounds + 1
+        return self._contest.size + self._plan.rounds + 1
 
     def measure(self, step: Step) -> None:
         with ExitStack() as stack:
@@ -88,74 +83,44 @@ class LatencyBench:
                 step(f"round {number + 1} of {self._plan.rounds}")
                 self._round(prober, contestants)
                 self.result.load = clock.load()
-            for one in list(contestants):
-                try:
-                    one.check()
-                except NotServing as error:
-                    self._drop(one, str(error), contestants)
+            self._contest.check()
 
     def listeners(self, contestants: Sequence[Contestant]) -> list[Listener]:
         """Who answers: in each lab the endpoints, and another pod for the bystander."""
         pods = (("pod-2", self._ports), ("pod-3", self._ports[:1]))
         return [Listener(place_of(one.host(pod)), ports) for one in contestants for pod, ports in pods]
 
-    @property
-    def _ports(self) -> list[int]:
-        return list(range(_FIRST_PORT, _FIRST_PORT + self.result.endpoints))
-
     def _gather(self, stack: ExitStack, step: Step) -> list[Contestant]:
-        """Who is up and serves."""
-        everybody = [Contestant(FLOOR), Contestant(CONTROL)]
-        everybody += [Contestant(str(contender), contender) for contender in self._contenders]
-        contestants = []
-        for one in everybody:
-            step(f"preparing {one.name}")
-            stack.enter_context(one)
-            contestants.append(one)
-            try:
-                one.serve(self.objects(one.host("pod-2").ipv4))
-            except NotServing as error:
-                self._drop(one, str(error), contestants)
-        return contestants
-
-    def _drop(self, one: Contestant, why: str, contestants: list[Contestant]) -> None:
-        """The others go on."""
-        contestants.remove(one)
-        self.result.contestants.remove(one.name)
-        self.result.failed[one.name] = why
-        for cell in [cell for cell in self.result.samples if cell.contestant == one.name]:
-            del self.result.samples[cell]
+        """Who is up and serves, as long as he does."""
+        self._contest.gather(stack, step, self.objects)
+        return self._contest.contestants
 
     def objects(self, pod: str) -> list[dict[str, Any]]:
-        """The Service that is measured, with ports of ``pod`` as its endpoints, and a load that nobody contacts."""
-        load = synthetic.load(self.result.services - 1, self.result.endpoints)
-        services = [thing for thing in load if thing["kind"] == "Service"]
-        for service, port in zip(services[::_ONE_NODE_PORT_IN], _LOAD_NODE_PORTS, strict=False):
-            service["spec"]["type"] = "NodePort"
-            service["spec"]["ports"][0]["nodePort"] = port
-        return load + measured([(pod, port) for port in self._ports])
+        """What proxies are to serve: the Service that is measured, of TCP and UDP, and the load beside it."""
+        ports = tcp_and_udp([(pod, port) for port in self._ports])
+        return objects(self.result.services, self.result.endpoints, ports)
 
     def _warm_up(self, prober: Prober, contestants: list[Contestant]) -> None:
         """As many connections as were asked for, in turns, and a round that does not count."""
         for left in range(self._plan.warm_up, 0, -_AT_ONCE):
             for one, way in itertools.product(list(contestants), WAYS):
                 if one in contestants and way.through:
-                    self._ask(prober, contestants, one, Cell(one.name, way.name, "connect"), min(left, _AT_ONCE))
+                    self._ask(prober, one, Cell(one.name, way.name, "connect"), min(left, _AT_ONCE))
         for one, way, measure in itertools.product(list(contestants), WAYS, MEASURES):
             if one in contestants:
-                self._ask(prober, contestants, one, Cell(one.name, way.name, measure), self._plan.samples)
+                self._ask(prober, one, Cell(one.name, way.name, measure), self._plan.samples)
 
-    def _ask(self, prober: Prober, contestants: list[Contestant], one: Contestant, cell: Cell, count: int) -> None:
+    def _ask(self, prober: Prober, one: Contestant, cell: Cell, count: int) -> None:
         """Before it counts. Who does not answer at all falls out."""
         samples = self._sample(prober, one, cell, count)
         if not samples.ns:
             errors = ", ".join(samples.failures)
-            self._drop(one, f"nobody answers: {cell.way}, {cell.measure}: {errors}", contestants)
+            self._contest.drop(one, f"nobody answers: {cell.way}, {cell.measure}: {errors}")
 
     def _round(self, prober: Prober, contestants: Sequence[Contestant]) -> None:
         found: dict[Cell, Samples] = {}
-        for way, measure in self._shuffled(list(itertools.product(WAYS, MEASURES))):
-            for one in self._shuffled(contestants):
+        for way, measure in self._contest.shuffled(list(itertools.product(WAYS, MEASURES))):
+            for one in self._contest.shuffled(contestants):
                 cell = Cell(one.name, way.name, measure)
                 found[cell] = self._sample(prober, one, cell, self._plan.samples)
         nothing = prober.measure(place_of(contestants[0].host("pod-1")), NOTHING, [("0.0.0.0", 0)], self._plan.samples)  # noqa: S104
@@ -176,23 +141,3 @@ class LatencyBench:
         if way.through and one.has_proxy:
             return [way.through]
         return [(one.host(way.pod).ipv4, port) for port in (self._ports if way.through else self._ports[:1])]
-
-    def _shuffled(self, things: Sequence[Any]) -> list[Any]:
-        return self._random.sample(things, len(things))
-
-
-def measured(endpoints: Sequence[Target]) -> list[dict[str, Any]]:
-    """The Service by all ways, for TCP and UDP, and an EndpointSlice for each endpoint."""
-    service = synthetic.service("measured", CLUSTER_IP, PORT)
-    service["spec"]["type"] = "NodePort"
-    service["spec"]["ports"] = [
-        {"name": protocol.lower(), "protocol": protocol, "port": PORT, "nodePort": NODE_PORT}
-        for protocol in ("TCP", "UDP")
-    ]
-    slices = []
-    for number, (pod, port) in enumerate(endpoints):
-        one = synthetic.endpoint_slice("measured", [(pod, NODE_NAME)])
-        one["metadata"]["name"] = f"measured-{number}"
-        one["ports"] = [{"name": name, "protocol": name.upper(), "port": port} for name in ("tcp", "udp")]
-        slices.append(one)
-    return [service, *slices]

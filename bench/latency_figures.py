@@ -1,11 +1,15 @@
 """What the samples of `bench latency` say, and what they leave open."""
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
+from bench.comparison import Comparison
 from bench.contestant import CONTROL, FLOOR
-from bench.estimate import FEWEST_ROUNDS, Bootstrap, Estimate, Series, is_told_apart, resolution
-from bench.latency_result import Cell, LatencyResult
+from bench.estimate import Bootstrap, Estimate, Series
+from bench.latency_result import LatencyResult
+from bench.measure import MEASURES
+from bench.measured import WAYS, Cell
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 _SEED = 1
@@ -20,8 +24,8 @@ class Figure:
     """By the names in SHARES, those for which there are samples enough."""
     ratios: dict[str, Estimate]
     """To the floor's."""
-    differs: bool
-    """Whether the p50 is told apart from the floor's."""
+    differs: bool | None
+    """Whether the p50 is told apart from the floor's; None if nothing can be said."""
 
 
 class LatencyFigures:
@@ -31,6 +35,8 @@ class LatencyFigures:
         self._relaying = relaying
         self._bootstrap = Bootstrap(result.rounds, _SEED)
         self._series = {cell: Series(rounds) for cell, rounds in result.samples.items()}
+        pairs = itertools.product((way.name for way in WAYS), MEASURES)
+        self._comparisons = {(way, measure): self._comparison(way, measure) for way, measure in pairs}
 
     @property
     def modes(self) -> list[str]:
@@ -44,34 +50,24 @@ class LatencyFigures:
     def cells(self) -> dict[Cell, Figure]:
         return {cell: self._figure(cell) for cell in self._series}
 
-    @property
-    def says_something(self) -> bool:
-        """Whether there are rounds enough to tell anything apart."""
-        return self.result.rounds >= FEWEST_ROUNDS
-
-    def resolution(self, way: str, measure: str) -> float | None:
-        """What chance does to a ratio of p50, as a share; None if that is not known."""
-        control = self._ratio(Cell(CONTROL, way, measure), Cell(FLOOR, way, measure), "p50")
-        return None if control is None or not self.says_something else resolution(control)
+    def comparison(self, way: str, measure: str) -> Comparison:
+        return self._comparisons[way, measure]
 
     def fastest(self, way: str, measure: str) -> list[str]:
         """The mode with the smallest p50, and after it those that are not told apart from it; none if nothing is told.
 
         A connection that a relay has taken is no connection to an endpoint yet, and does not compete.
         """
-        chance = self.resolution(way, measure)
-        runners = {name: Cell(name, way, measure) for name in self.modes}
-        if measure == "connect" and way != "bystander":
-            runners = {name: cell for name, cell in runners.items() if name not in self._relaying}
-        ratios = {name: self.cells[cell].ratios["p50"].value for name, cell in runners.items() if self._has(cell)}
-        if chance is None or not ratios:
-            return []
-        best, *others = sorted(ratios, key=ratios.__getitem__)
-        between = {name: self._ratio(runners[name], runners[best], "p50") for name in others}
-        return [best, *(name for name, ratio in between.items() if ratio and not is_told_apart(ratio, chance))]
+        relays_compete = measure != "connect" or way == "bystander"
+        return self.comparison(way, measure).fastest(
+            [name for name in self.modes if relays_compete or name not in self._relaying]
+        )
 
-    def _has(self, cell: Cell) -> bool:
-        return cell in self.cells and "p50" in self.cells[cell].ratios
+    def _comparison(self, way: str, measure: str) -> Comparison:
+        def ratio(name: str, to: str) -> Estimate | None:
+            return self._ratio(Cell(name, way, measure), Cell(to, way, measure), "p50")
+
+        return Comparison(ratio, self.result.rounds)
 
     def _figure(self, cell: Cell) -> Figure:
         series = self._series[cell]
@@ -83,9 +79,7 @@ class LatencyFigures:
         floor = cell._replace(contestant=FLOOR)
         ratios = {name: self._ratio(cell, floor, name) for name in SHARES if cell.contestant != FLOOR}
         known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-        chance = self.resolution(cell.way, cell.measure)
-        differs = chance is not None and "p50" in known and is_told_apart(known["p50"], chance)
-        return Figure(quantiles, known, differs)
+        return Figure(quantiles, known, self.comparison(cell.way, cell.measure).differs(cell.contestant))
 
     def _ratio(self, cell: Cell, to: Cell, name: str) -> Estimate | None:
         series, other, share = self._series.get(cell), self._series.get(to), SHARES[name]

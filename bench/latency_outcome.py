@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from bench.contestant import FLOOR
+from bench.comparison import visibility
 from bench.document import Figure, Finding, Outcome
-from bench.estimate import FEWEST_ROUNDS
 from bench.latency_figures import LatencyFigures
-from bench.latency_result import WAYS, Cell, LatencyResult
+from bench.latency_result import LatencyResult
 from bench.measure import MEASURES
-from bench.place import processors
+from bench.measured import WAYS, Cell
+from bench.place import where
 from bench.scenario import size
 
 SCENARIO = "latency"
@@ -41,7 +41,7 @@ def outcome(result: LatencyResult, relaying: frozenset[str], *, complete: bool) 
         Finding(
             way=way.name,
             measure=measure,
-            resolution=figures.resolution(way.name, measure),
+            resolution=figures.comparison(way.name, measure).resolution,
             fastest=figures.fastest(way.name, measure),
         )
         for way, measure in itertools.product(WAYS, MEASURES)
@@ -65,7 +65,7 @@ def _figures(figures: LatencyFigures) -> Iterator[Figure]:
                     unit="ns",
                     quantiles=found.quantiles_ns,
                     ratios=found.ratios,
-                    differs=None if name == FLOOR or not figures.says_something else found.differs,
+                    differs=found.differs,
                     failures=dict(result.failures[cell]),
                     samples=[list(samples) for samples in result.samples[cell]],
                 )
@@ -73,22 +73,12 @@ def _figures(figures: LatencyFigures) -> Iterator[Figure]:
 
 def _remarks(figures: LatencyFigures) -> Iterator[str]:
     result = figures.result
-    client, server = processors()
-    where = f"Client on CPU {client}, server on CPU {server}" if client != server else "Client and server on one CPU"
     spent = f"of each time {statistics.median(result.client_ns) / 1000:.2f} µs are the client's own"
-    yield f"{where}; {spent}; it was preempted {result.preempted} times."
-    if chances := list(_chances(figures)):
-        chance, which = max(chances)
-        yield f"What is smaller than chance is not seen, and that is up to {chance:.1%} here ({which})."
-    else:
-        yield f"With {result.rounds} rounds nothing is told apart: that takes {FEWEST_ROUNDS}, better 60."
+    yield f"{where()}; {spent}; it was preempted {result.preempted} times."
+    titles = {
+        f"{way.words}, {words}": figures.comparison(way.name, measure)
+        for way, (measure, words) in itertools.product(WAYS, MEASURES.items())
+    }
+    yield visibility(titles, result.rounds)
     if relaying := figures.relaying_here:
         yield f"In mode {', '.join(relaying)} connect() ends at this node's relay: it is no rival there."
-
-
-def _chances(figures: LatencyFigures) -> Iterator[tuple[float, str]]:
-    """What chance does to each ratio, and to which."""
-    for way, (measure, words) in itertools.product(WAYS, MEASURES.items()):
-        chance = figures.resolution(way.name, measure)
-        if chance is not None:
-            yield chance, f"{way.words}, {words}"

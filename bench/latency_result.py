@@ -3,41 +3,9 @@
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from bench.environment import Load
-from bench.measure import Target
-
-CLUSTER_IP, PORT, NODE_PORT = "10.96.0.20", 80, 30080
-"""Of the Service that is measured."""
-
-
-class Way(NamedTuple):
-    """From whom to whom."""
-
-    name: str
-    words: str
-    who: str
-    pod: str
-    """The one that answers: without a proxy it is asked straight."""
-    through: Target | None
-    """Where the service is found; None: nobody goes through it here."""
-
-
-WAYS = (
-    Way("cluster-ip", "pod to ClusterIP", "pod-1", "pod-2", (CLUSTER_IP, PORT)),
-    Way("node-port", "outside to NodePort", "client", "pod-2", ("172.18.0.2", NODE_PORT)),
-    Way("bystander", "bystander: pod to another pod", "pod-1", "pod-3", None),
-)
-"""The bystander's pod is no endpoint: two paths to one pod would get into each other's way in conntrack."""
-
-
-class Cell(NamedTuple):
-    """One thing that is measured."""
-
-    contestant: str
-    way: str
-    measure: str
+from bench.measured import Cell
 
 
 @dataclass(slots=True)

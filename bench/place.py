@@ -39,3 +39,9 @@ def processors() -> tuple[int, int]:
     """Where the measuring client runs, and where who answers it: two CPUs, where there are two."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[-1], allowed[0]
+
+
+def where() -> str:
+    """The same, in words."""
+    client, server = processors()
+    return f"Client on CPU {client}, server on CPU {server}" if client != server else "Client and server on one CPU"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from bench.contestant import Contestant
 from bench.disturbance import SERVED_WAYS, Disturbance, Load, Quantity, Sample, errors
 from bench.lab import SERVER_PORT
-from bench.latency import measured
+from bench.measured import measured, tcp_and_udp
 from bench.place import place_of
 from bench.steady import Attempt, Stream
 
@@ -24,7 +24,7 @@ class Restart(Disturbance):
     kinds: ClassVar[tuple[str, ...]] = ("SIGTERM", "SIGKILL")
 
     def _measured(self, one: Contestant) -> list[dict[str, Any]]:
-        return measured([(one.host(pod).ipv4, SERVER_PORT) for pod in _PODS])
+        return measured(tcp_and_udp([(one.host(pod).ipv4, SERVER_PORT) for pod in _PODS]))
 
     def _streams(self, one: Contestant) -> list[Stream]:
         """By way: of TCP, of UDP, and the kept ones."""

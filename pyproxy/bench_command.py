@@ -120,7 +120,8 @@ def _latency(options: argparse.Namespace) -> int:
     against a path where no proxy ever ran; and what bystanders pay. Ctrl-C ends it with what was measured so far. The
     exit status is 1 if a mode fell out, 130 after Ctrl-C. docs/benchmarking.md says how it is done."""
     prepare_for_the_lab()
-    from bench.latency import MOST_ENDPOINTS, LatencyBench, Plan
+    from bench.latency import LatencyBench, Plan
+    from bench.measured import MOST_ENDPOINTS
 
     if max(options.endpoints) > MOST_ENDPOINTS:
         raise CannotMeasure(

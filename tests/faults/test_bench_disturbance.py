@@ -16,7 +16,7 @@ from bench.contestant import Contestant
 from bench.document import Outcome
 from bench.failover import Failover, Victim
 from bench.lab import PREFIX, SERVER_PORT, Lab
-from bench.latency import measured
+from bench.measured import measured, tcp_and_udp
 from bench.peer import Peer
 from bench.place import place_of, processors
 from bench.restart import Restart
@@ -122,7 +122,7 @@ def test_a_proxy_that_does_not_start_again_falls_out(tmp_path: Path) -> None:
 def test_who_does_not_answer_falls_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Elsewhere(Restart):
         def _measured(self, one: Contestant) -> list[dict[str, Any]]:
-            return measured([(one.host("pod-2").ipv4, SERVER_PORT + 1)])
+            return measured(tcp_and_udp([(one.host("pod-2").ipv4, SERVER_PORT + 1)]))
 
     monkeypatch.setattr(disturbance, "_ANSWERS_S", 0.3)
     part = Elsewhere(_NFTABLES, 1, 1, rounds=1)

@@ -19,8 +19,8 @@ from bench.document import Document
 from bench.echo import Echo
 from bench.lab import PREFIX
 from bench.latency import LatencyBench, Plan
-from bench.latency_result import WAYS
 from bench.measure import MEASURES
+from bench.measured import WAYS
 from bench.place import place_of, processors
 from bench.prober import Prober
 from ebpf import cgroup

@@ -51,7 +51,7 @@ def test_no_object_is_refused() -> None:
 def test_the_order_is_drawn_anew_each_time_and_the_same_in_the_next_run() -> None:
     contestants = [Contender("a"), Contender("b"), Contender("c"), Contender("d"), Contender("e")]
     one, other = (LatencyBench(contestants, 1, 1, _PLAN) for _ in range(2))
-    orders = [one._shuffled(contestants) for _ in range(20)]
-    assert orders == [other._shuffled(contestants) for _ in range(20)]
+    orders = [one._contest.shuffled(contestants) for _ in range(20)]
+    assert orders == [other._contest.shuffled(contestants) for _ in range(20)]
     assert len({tuple(map(str, order)) for order in orders}) > 10
     assert all(sorted(map(str, order)) == ["a", "b", "c", "d", "e"] for order in orders)

@@ -8,7 +8,8 @@ import pytest
 
 from bench.contestant import CONTROL, FLOOR
 from bench.latency_figures import LatencyFigures
-from bench.latency_result import Cell, LatencyResult
+from bench.latency_result import LatencyResult
+from bench.measured import Cell
 
 _MEASURED = [
     ("cluster-ip", "connect"),
@@ -69,7 +70,7 @@ def test_noise_in_the_rounds_hides_a_difference() -> None:
 def test_too_few_rounds_tell_nothing() -> None:
     told = figures(rounds=9, slow=300, quick=110)
     assert told.fastest("cluster-ip", "connect") == []
-    assert told.resolution("cluster-ip", "connect") is None
+    assert told.comparison("cluster-ip", "connect").resolution is None
     assert not told.cells[Cell("slow", "cluster-ip", "connect")].differs
 
 
