@@ -8,9 +8,13 @@ READY := $(VENV)/.ready
 # mmdebstrap makes the fresh root in which the image's steps are tried; chromium shows the status page to its tests;
 # user-mode-linux is the kernel in which ipvs mode is tried, kmod loads its modules, and with ipvsadm, ipset and procps
 # the tests look at and damage what that mode writes; python3-bpfcc (which is not PyPI's bcc) compiles the programs of
-# ebpf mode, with the headers of linux-libc-dev: so the virtual environment sees Debian's packages.
+# ebpf mode, with the headers of linux-libc-dev: so the virtual environment sees Debian's packages. iperf3 and wrk make
+# the traffic of `pyproxy bench throughput`.
 DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver user-mode-linux kmod ipvsadm ipset procps \
-	python3-bpfcc linux-libc-dev
+	python3-bpfcc linux-libc-dev iperf3 wrk
+# nginx answers wrk. Installed, Debian's package would open port 80 and start with the machine: the program is enough.
+NGINX = { apt-get download -qq nginx 2>/dev/null || { apt-get update -qq && apt-get download -qq nginx; }; } && \
+	dpkg-deb --fsys-tarfile nginx_*.deb | tar -xO ./usr/sbin/nginx >bin/nginx && chmod +x bin/nginx && rm nginx_*.deb
 UML_LOG := .cache/in-uml.log
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
@@ -71,6 +75,7 @@ $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@test -x /usr/sbin/nginx || { cd $(VENV) && $(NGINX); }
 	@touch $@
 
 # Pins every dependency with its hashes, from the reasons in pyproject.toml; for the image what runs and what builds.

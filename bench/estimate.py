@@ -65,14 +65,14 @@ class Series:
     def quantile(self, share: float) -> Callable[[Rounds], float]:
         """The median over rounds of what each says; what a round can't say, of all their samples together."""
         if self.holds_in_rounds(share):
-            return _median_of(self.of_each_round(share))
+            return median_of(self.of_each_round(share))
         return lambda rounds: self._of_all(share, rounds)
 
     def ratio(self, to: "Series", share: float) -> Callable[[Rounds], float]:
         """Of the same quantiles, round by round where a round says it. ``to`` has the same rounds."""
         if self.holds_in_rounds(share) and to.holds_in_rounds(share):
             pairs = zip(self.of_each_round(share), to.of_each_round(share), strict=True)
-            return _median_of([one / other for one, other in pairs])
+            return median_of([one / other for one, other in pairs])
         return lambda rounds: self._of_all(share, rounds) / to._of_all(share, rounds)
 
     def _of_all(self, share: float, rounds: Rounds) -> float:
@@ -111,5 +111,6 @@ def _rank(share: float, count: int) -> int:
     return min(count - 1, int(share * count + _EPSILON))
 
 
-def _median_of(values: Sequence[float]) -> Callable[[Rounds], float]:
+def median_of(values: Sequence[float]) -> Callable[[Rounds], float]:
+    """Of one value for each round."""
     return lambda rounds: statistics.median([values[number] for number in rounds])

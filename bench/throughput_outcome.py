@@ -1,0 +1,130 @@
+"""Readings of `bench throughput` as an Outcome: figures, findings, and what the reader has to know about them."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from bench.comparison import Comparison, visibility
+from bench.contestant import CONTROL, FLOOR
+from bench.document import Figure, Finding, Outcome
+from bench.environment import Load
+from bench.estimate import Bootstrap, Estimate, median_of
+from bench.measured import Cell, Way
+from bench.place import where
+from bench.scenario import size
+from bench.traffic import Measure
+
+SCENARIO = "throughput"
+_SEED = 1
+"""Of the bootstrap: the same readings always have the same intervals."""
+
+
+@dataclass(slots=True)
+class ThroughputResult:
+    services: int
+    endpoints: int
+    contestants: list[str]
+    """Whose figures there are."""
+    failed: dict[str, str]
+    """Who fell out, and why."""
+    ways: Sequence[Way]
+    measures: list[Measure]
+    lacking: dict[tuple[str, ...], list[str]]
+    """By programs that are not installed: what is not measured without them, in words."""
+    rounds: int = 0
+    """That are complete."""
+    samples: dict[Cell, list[list[float]]] = field(default_factory=dict)
+    """By round: a value, or none."""
+    failures: dict[Cell, Counter[str]] = field(default_factory=dict)
+    """What came to nothing, by error; counted at the first measure of a reading."""
+    load: Load | None = None
+    """Since the warm-up; known with the first round."""
+
+
+def key(result: ThroughputResult) -> str:
+    return f"{SCENARIO}, {size(result.services, result.endpoints)}"
+
+
+def outcome(result: ThroughputResult, seconds: int, *, complete: bool) -> Outcome:
+    """``seconds``: of a reading. Without a complete round there are no figures."""
+    lacking = [
+        f"Not measured, for want of {' and '.join(programs)} (apt install {' '.join(programs)}): {'; '.join(words)}."
+        for programs, words in result.lacking.items()
+    ]
+    about = Outcome(
+        key=key(result),
+        scenario=SCENARIO,
+        services=result.services,
+        endpoints=result.endpoints,
+        complete=complete,
+        rounds=result.rounds,
+        failed=result.failed,
+        remarks=lacking,
+        load=result.load,
+    )
+    if not result.rounds:
+        return about
+    compared = {
+        (way, measure): _comparison(result, way, measure)
+        for way, measure in itertools.product(result.ways, result.measures)
+        if measure.is_compared
+    }
+    modes = [name for name in result.contestants if name not in (FLOOR, CONTROL)]
+    findings = [
+        Finding(way=way.name, measure=measure.name, resolution=one.resolution, fastest=one.fastest(modes))
+        for (way, measure), one in compared.items()
+        if one.ratio(CONTROL, FLOOR)
+    ]
+    titles = {f"{way.words}, {measure.words}": one for (way, measure), one in compared.items()}
+    spent = f"{where()}; each reading took {seconds} s. A relay's own CPU time is not in that of client and server."
+    remarks = [spent, visibility(titles, result.rounds), *_fruitless(result), *lacking]
+    return msgspec.structs.replace(about, figures=list(_figures(result, compared)), findings=findings, remarks=remarks)
+
+
+def _comparison(result: ThroughputResult, way: Way, measure: Measure) -> Comparison:
+    def ratio(name: str, to: str) -> Estimate | None:
+        """Of readings of the same round."""
+        ours, theirs = (result.samples.get(Cell(one, way.name, measure.name), []) for one in (name, to))
+        return _estimate([one[0] / other[0] for one, other in zip(ours, theirs, strict=False) if one and other])
+
+    return Comparison(ratio, result.rounds, less_is_better=measure.less_is_better)
+
+
+def _figures(result: ThroughputResult, compared: Mapping[tuple[Way, Measure], Comparison]) -> Iterator[Figure]:
+    for way, measure, name in itertools.product(result.ways, result.measures, result.contestants):
+        cell = Cell(name, way.name, measure.name)
+        samples = result.samples.get(cell, [])
+        value = _estimate([*itertools.chain(*samples)])
+        if value is None:
+            continue
+        comparison = compared.get((way, measure))
+        ratio = comparison.ratio(name, FLOOR) if comparison and name != FLOOR else None
+        yield Figure(
+            contestant=name,
+            way=way.name,
+            measure=measure.name,
+            title=f"{way.words}: {measure.words}",
+            unit=measure.unit,
+            less_is_better=measure.less_is_better,
+            quantiles={"p50": value},
+            ratios={"p50": ratio} if ratio else {},
+            differs=comparison.differs(name) if comparison else None,
+            failures=dict(result.failures.get(cell, {})),
+            samples=samples,
+        )
+
+
+def _estimate(values: list[float]) -> Estimate | None:
+    """Of their median; None if there are none."""
+    return Bootstrap(len(values), _SEED).estimate(median_of(values)) if values else None
+
+
+def _fruitless(result: ThroughputResult) -> Iterator[str]:
+    """What has no figure to tell it with."""
+    for cell, failures in result.failures.items():
+        if cell.contestant in result.contestants and failures and not any(result.samples[cell]):
+            said = ", ".join(f"{error} {count} times" for error, count in failures.items())
+            yield f"FAILED: {cell.contestant}, {cell.way}, {cell.measure}: {said}"
