@@ -151,6 +151,9 @@ def _measure(parts: Sequence[Part], document: Document, file: Path | None) -> in
                     if outcome.figures or outcome.failed:
                         load = outcome.load or load
                         document.outcomes.append(msgspec.structs.replace(outcome, seconds=seconds, load=load))
+                    else:
+                        for remark in outcome.remarks:  # such as what it takes
+                            _say(f"{part.key}: {remark}")
                     if number < len(parts):
                         _keep(document, file)
             except KeyboardInterrupt:

@@ -104,6 +104,18 @@ def test_who_falls_out_is_told_and_makes_the_exit_status(tmp_path: Path, capsys:
     assert capsys.readouterr().err.endswith("pyproxy: a: peer fell out: it ended; its log: no such flag\n")
 
 
+def test_why_nothing_was_measured_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Lacking(Scripted):
+        @property
+        def outcome(self) -> Outcome:
+            return msgspec.structs.replace(super().outcome, figures=[], remarks=["It takes a tool."])
+
+    file = tmp_path / "results.json"
+    assert _run(file, Lacking("a"), Scripted("b")) == 0
+    assert "pyproxy: a: It takes a tool.\n" in capsys.readouterr().err
+    assert [one.key for one in Document.read(file).outcomes] == ["b"]
+
+
 def test_on_standard_output_is_only_json_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(Path("-"), Scripted("a")) == 0
     out, err = capsys.readouterr()
