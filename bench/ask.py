@@ -1,5 +1,6 @@
 """One request from a host of the lab, over a real socket."""
 
+import errno
 import socket
 import time
 from typing import NamedTuple
@@ -13,6 +14,8 @@ class Answer(NamedTuple):
     """The client's address as the pod saw it."""
     connect_seconds: float
     """For UDP the round trip."""
+    address: str = ""
+    """Of the pod's, the one that was reached; told over TCP alone."""
 
 
 def ask(host: Host, address: str, port: int, protocol: str = "TCP", timeout: float = 2.0) -> Answer:
@@ -34,14 +37,17 @@ def open_socket(host: Host, address: str, protocol: str = "TCP") -> socket.socke
 
 
 def exchange(client: socket.socket, address: str, port: int) -> Answer:
-    """Connect and read the pod's line."""
+    """Connect and read the pod's line. Raises ConnectionAbortedError if there is none."""
     started = time.perf_counter()
     client.connect((address, port))
     connected = time.perf_counter()
     if client.type == socket.SOCK_DGRAM:
         return datagram(client)
-    pod, source, _ = client.recv(200).decode().split()
-    return Answer(pod, source, connected - started)
+    line = client.recv(200).decode().split()
+    if not line:
+        raise ConnectionAbortedError(errno.ECONNABORTED, "closed before any answer")
+    pod, source, _, reached = line
+    return Answer(pod, source, connected - started, reached)
 
 
 def datagram(client: socket.socket) -> Answer:

@@ -1,7 +1,7 @@
 """Answers in every pod of a lab: says who answered and whom it saw. `python -m bench.server PORT POD=NAMESPACE…`
 
 TCP: one line as soon as a connection is accepted, then an echo until the client closes. UDP: one line for each
-datagram. The line is ``pod source-address source-port``.
+datagram. The line is ``pod source-address source-port``, and over TCP the address at which the pod was reached.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ class _Tcp(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         address, port = transport.get_extra_info("peername")[:2]
-        self._transport.write(f"{self._pod} {address} {port}\n".encode())
+        reached = transport.get_extra_info("sockname")[0]
+        self._transport.write(f"{self._pod} {address} {port} {reached}\n".encode())
 
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)
