@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import flows, synthetic
-from bench.feed import Feed, Manifests, move_canary, put_canary, put_node
+from bench.canary import Canary
+from bench.feed import Feed, Manifests, put_node
 from bench.lab import NODE_NAME, SERVER_PORT, Lab
 from bench.subject import Subject, pyproxy_run
-from bench.sync import until_served
 
 _DNS = "10.96.0.53"
-_ROUNDS = 10  # even, so that the first change meanwhile is one, too
+_ROUNDS = 10
 _REST_S = 0.11  # past the proxy's min sync period
 _PATIENCE_S = 60.0
 
@@ -36,18 +36,19 @@ class ConntrackBench:
             feed = Manifests(Path(folder))
             put_node(feed)
             pods = list(lab.pods.values())
-            put_canary(feed, pods[1].ipv4)
+            canary = Canary(lab, feed)
+            canary.put()
             _put_dns(feed, [pod.ipv4 for pod in pods])
             subject = Subject(lab, pyproxy_run(self._mode, *lab.flags, *feed.flags), log)
-            until_served(lab, pods[1].name, time.perf_counter(), subject)
+            canary.wait(subject, time.perf_counter())
             flows.plant(lab.node, _DNS, 53, [(pod.ipv4, SERVER_PORT) for pod in pods], self._count)
-            quiet = [_change(lab, feed, number, subject) for number in range(_ROUNDS)]
+            quiet = [_change(canary, subject) for _ in range(_ROUNDS)]
             time.sleep(_REST_S)
             started = time.perf_counter()
             _put_dns(feed, [pod.ipv4 for pod in pods[1:]])
             busy: list[float] = []
             while _deleted(log) < self._count // len(pods):
-                busy.append(_change(lab, feed, len(busy), subject))
+                busy.append(_change(canary, subject))
                 if time.perf_counter() - started > _PATIENCE_S:
                     raise TimeoutError("the stale flows are still there")
             took = time.perf_counter() - started
@@ -69,13 +70,12 @@ def _deleted(log: IO[bytes]) -> int:
     return sum(int(number) for number in re.findall(rb"conntrack reconciled deleted=(\d+)", text))
 
 
-def _change(lab: Lab, feed: Feed, number: int, subject: Subject) -> float:
+def _change(canary: Canary, subject: Subject) -> float:
     """Seconds until a change of the canary is served, past the proxy's min sync period."""
     time.sleep(_REST_S)
-    pod = list(lab.pods.values())[2 - number % 2]
     started = time.perf_counter()
-    move_canary(feed, pod.ipv4)
-    return until_served(lab, pod.name, started, subject)
+    canary.move()
+    return canary.wait(subject, started)
 
 
 def _put_dns(feed: Feed, pods: list[str]) -> None:
