@@ -40,6 +40,10 @@ class Subject:
     def __init__(self, lab: Lab, command: Sequence[str], log: IO[bytes]) -> None:
         self._process = lab.node.namespace.start(command, stdout=log, stderr=log)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def usage(self) -> Usage:
         """Until now."""
         text = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()

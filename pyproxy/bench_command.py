@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,18 +101,22 @@ def _add_common(scenario: argparse.ArgumentParser, sizes: tuple[int, ...]) -> No
 
 def _sync(options: argparse.Namespace) -> int:
     prepare_for_the_lab()
-    from bench.sync import SyncBench, report
+    from bench.sync import Plan, SyncBench
 
-    runnable, _ = _runnable(options.mode)
-    from bench.contender import contenders
-
-    benches = [
-        SyncBench(contender, services, endpoints, options.changes, via_api=options.via_api)
-        for services in options.services
-        for endpoints in options.endpoints
-        for contender in contenders(runnable)
-    ]
-    return report(benches, options.json)
+    plan = Plan(changes=options.changes)
+    try:
+        return _run(
+            options,
+            lambda contenders: [
+                SyncBench(replace(contender, via_api=options.via_api), services, endpoints, plan)
+                for services in options.services
+                for endpoints in options.endpoints
+                for contender in contenders
+            ],
+            asdict(plan) | {"via API": options.via_api},
+        )
+    except FileNotFoundError as error:
+        raise CannotMeasure(str(error)) from None
 
 
 def _latency(options: argparse.Namespace) -> int:
