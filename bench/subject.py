@@ -1,26 +1,15 @@
 """The proxy under test: a process on the lab's node."""
 
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from bench.lab import CLUSTER_CIDRS, NODE_NAME, Lab
 
-_TICK = os.sysconf("SC_CLK_TCK")
 _ENDS_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    cpu_seconds: float
-    """Of the process and of its children that have ended."""
-    resident_mib: float
-    peak_mib: float
 
 
 def pyproxy_run(mode: str, *flags: str | Path) -> list[str]:
@@ -43,14 +32,6 @@ class Subject:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def usage(self) -> Usage:
-        """Until now."""
-        text = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = sum(int(text[index]) for index in (11, 12, 13, 14))  # utime, stime, cutime, cstime
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines())
-        kib = {name: int(status[name].split()[0]) for name in ("VmRSS", "VmHWM")}
-        return Usage(ticks / _TICK, kib["VmRSS"] / 1024, kib["VmHWM"] / 1024)
 
     @property
     def is_alive(self) -> bool:
