@@ -33,6 +33,7 @@ class Processes:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._peak_pages = 0
+        self._looks = threading.Lock()
         self._is_over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
@@ -67,7 +68,8 @@ class Processes:
 
     def forget_peak(self) -> None:
         """`peak_mib` tells of what comes from now on."""
-        self._peak_pages = 0
+        with self._looks:
+            self._peak_pages = 0
         for pid, _ in self._all():
             try:
                 Path(f"/proc/{pid}/clear_refs").write_text(_FORGET_PEAK)
@@ -89,7 +91,8 @@ class Processes:
 
     def _watch(self) -> None:
         while not self._is_over.wait(_WATCH_S):
-            self._peak_pages = max(self._peak_pages, self._resident_pages())
+            with self._looks:
+                self._peak_pages = max(self._peak_pages, self._resident_pages())
 
     def _resident_pages(self) -> int:
         sizes: dict[int, str] = {}

@@ -185,8 +185,7 @@ def test_a_rollout_replaces_a_quarter_at_a_time_and_ends_with_the_new_ones_alone
 def test_churn_changes_no_more_often_than_asked_for_and_waits_for_its_last_canary(trial: Trial) -> None:
     notes = cast(_Notes, trial.feed)
     churn = Churn(synthetic.load(3, 2))
-    lags = list(churn.run(trial, rate=20, seconds=0.5))
-    assert len(lags) == len(notes.put_there["zz-canary"]) == 1
+    assert len(list(churn.run(trial, rate=20, seconds=0.5))) == len(notes.put_there["zz-canary"]) == 1
     assert 2 <= churn.changes <= 10
     assert sum(map(len, notes.put_there.values())) == churn.changes
     assert trial.canary.is_served()
@@ -195,6 +194,10 @@ def test_churn_changes_no_more_often_than_asked_for_and_waits_for_its_last_canar
     changed = [put[-1][0]["endpoints"][-1]["addresses"][0] for name, put in notes.put_there.items() if "churn" in name]
     assert len(set(changed)) == len(changed)
     assert all(address.startswith("10.160.0.") for address in changed)
+    assert len(list(Churn([]).run(trial, rate=1, seconds=0.001))) == 1
+    notes.feed = None  # from now on the proxy hears nothing
+    trial.canary.move()
+    assert not trial.canary.is_served()
 
 
 def test_what_the_kernel_takes_for_a_map_is_told() -> None:

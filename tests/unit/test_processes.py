@@ -15,6 +15,7 @@ _PARENT = (
 )
 _BURN = "import time\nwhile time.process_time() < 0.3: pass"
 _HOLD = f"data = bytearray(b'x' * ({_MIB} << 20)); print('held', flush=True); input()"
+_FREE = f"data = bytearray(b'x' * ({_MIB} << 20)); del data; print('freed', flush=True); input()"
 _FOR_EVER = "while True: pass"
 
 
@@ -54,6 +55,14 @@ def test_memory_of_children_counts_and_their_peak_outlives_them() -> None:
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert _said(process) == b"done"
+        assert processes.memory().resident < _MIB < processes.peak_mib()
+        processes.forget_peak()
+        assert processes.peak_mib() < _MIB
+
+
+def test_a_peak_that_nobody_saw_is_told_all_the_same_until_it_is_forgotten() -> None:
+    with _running(_FREE) as (process, processes):
+        assert _said(process) == b"freed"
         assert processes.memory().resident < _MIB < processes.peak_mib()
         processes.forget_peak()
         assert processes.peak_mib() < _MIB
