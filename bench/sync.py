@@ -49,7 +49,7 @@ class Plan:
     churn_rate: int = 50
     """Changes a second."""
     churn_s: int = 30
-    patience_s: float = 300.0
+    patience_s: float = 600.0
     """Who takes longer for anything falls out."""
 
 
