@@ -108,7 +108,6 @@ def _sync(draws: random.Random, proxy: str, services: int) -> Outcome:
     changes = [[slower * (0.008 + services * 1e-6) * draws.lognormvariate(0, 0.3) for _ in range(120)]]
     figures = [
         _once(proxy, "first-sync", "first sync", "s", first),
-        _once(proxy, "first-sync-cpu", "first sync, CPU", "s", first * 0.8),
         Figure(
             contestant=proxy,
             measure="change",
@@ -123,11 +122,7 @@ def _sync(draws: random.Random, proxy: str, services: int) -> Outcome:
 
 def _memory(proxy: str, services: int) -> Outcome:
     resident = 40 + 3 * len(proxy) + services * 0.006
-    figures = [
-        _once(proxy, "resident", "resident", "MiB", resident),
-        _once(proxy, "peak", "peak", "MiB", resident * 1.3),
-    ]
-    return _part("memory", proxy, services, figures)
+    return _part("memory", proxy, services, [_once(proxy, "resident", "resident", "MiB", resident)])
 
 
 def _throughput(draws: random.Random, proxies: tuple[str, ...]) -> Outcome:

@@ -35,7 +35,7 @@ class Card:
     @property
     def about(self) -> list[str]:
         """The heads of the columns that say what a row is of."""
-        return [*(["way"] if any(self.topic.ways) else []), "services", "contestant"]
+        return ["contestant", "services", *(["way"] if any(self.topic.ways) else [])]
 
     @property
     def said(self) -> list[str]:
@@ -47,9 +47,10 @@ class Card:
 
     def rows(self) -> Iterator[tuple[list[str], list[str]]]:
         """What each is of, and what it says."""
-        for one in self.topic.entries:
-            way = [self.topic.ways[one.figure.way]] if any(self.topic.ways) else []
-            yield [*way, f"{one.services:,}", one.figure.contestant], list(self._cells(one))
+        ways = list(self.topic.ways)
+        for one in sorted(self.topic.entries, key=lambda one: (ways.index(one.figure.way), one.services)):
+            way = [self.topic.ways[one.figure.way]] if any(ways) else []
+            yield [one.figure.contestant, f"{one.services:,}", *way], list(self._cells(one))
 
     def _cells(self, entry: Entry) -> Iterator[str]:
         figure, value = entry.figure, entry.value

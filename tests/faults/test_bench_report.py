@@ -88,16 +88,16 @@ def is_drawn(page: Browser) -> dict[str, int]:
 
 
 def sticks_out(page: Browser) -> list[str]:
-    """What is wider than the window, or than the box that it is in and can't be scrolled."""
+    """What is wider than the window; what can be scrolled by itself may be."""
     script = """
-        const out = [...document.querySelectorAll(".plot svg, figure, section, button")].filter(
-            (one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.outerHTML.slice(0, 80));
-        return document.documentElement.scrollWidth > innerWidth ? ["the page", ...out] : out;"""
+        const { clientWidth, scrollWidth } = document.documentElement;
+        const out = [...document.querySelectorAll("body *")].filter(
+            (one) => one.getBoundingClientRect().right > clientWidth && !one.closest(".scroll"));
+        return [...(scrollWidth > clientWidth ? ["the page"] : []), ...out.map((one) => one.outerHTML.slice(0, 80))];"""
     return list(page.execute_script(script))
 
 
-@pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1440, "dark")])
 def test_each_plot_is_drawn_and_nothing_sticks_out(page: Browser, width: int, scheme: str) -> None:
     page.look(width, _HEIGHT, scheme)
     cards = len(page.find_elements(By.TAG_NAME, "figure"))
@@ -105,7 +105,8 @@ def test_each_plot_is_drawn_and_nothing_sticks_out(page: Browser, width: int, sc
         for radio in page.find_elements(By.CSS_SELECTOR, f"input[value={view}]"):
             page.execute_script("arguments[0].click()", radio)
         shown = is_drawn(page)
-        assert len(shown) == cards > 8
+        assert len(shown) == cards > 5
+        assert any(name.endswith(view) for name in shown)
         assert min(shown.values()) > 8, shown
         assert sticks_out(page) == []
 
@@ -179,7 +180,7 @@ def test_it_can_be_heard(page: Browser) -> None:
         if one.is_displayed():
             assert one.accessible_name, one.get_attribute("outerHTML")
     plots = [one for one in page.find_elements(By.CSS_SELECTOR, ".plot") if one.is_displayed()]
-    assert {one.aria_role for one in plots} == {"img"}
+    assert {one.aria_role for one in plots} == {"image"}
     assert plots[0].accessible_name.startswith("TCP connect: p50, ratio to the floor against the number of services")
 
 
@@ -188,7 +189,7 @@ def test_each_plot_has_a_table(page: Browser) -> None:
     figure.find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
     rows = [row.text for row in figure.find_elements(By.CSS_SELECTOR, "tbody tr")]
     assert len(rows) == 3 * 2 * 6  # ways, sizes, contestants
-    assert re.match(r"pod to ClusterIP 1 ebpf [\d.]+ µs [\d.]+ µs to [\d.]+ µs .* 1\.04 1\.03 to 1\.05$", rows[2])
+    assert re.match(r"ebpf 1 pod to ClusterIP [\d.]+ µs [\d.]+ µs to [\d.]+ µs .* 1\.04 1\.03 to 1\.05$", rows[2])
 
 
 def test_results_can_be_taken_along(page: Browser, report: Path, tmp_path: Path) -> None:

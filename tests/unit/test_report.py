@@ -93,7 +93,7 @@ def test_what_says_nothing_has_no_plot(scenario: str) -> None:
     spoken = msgspec.structs.replace(outcome(1, mute, figure("b"), fastest=[]), scenario=scenario)
     (chapter,) = chapters([document(spoken)])
     ((card,),) = (section.cards for section in chapter.sections)
-    assert [about for about, _ in card.rows()] == [["pod to ClusterIP", "1", "b"]]
+    assert [about for about, _ in card.rows()] == [["b", "1", "pod to ClusterIP"]]
     ((_, remarks),) = chapter.sections[0].remarks()
     assert remarks == ["a, pod to ClusterIP: TCP connect: ECONNREFUSED 3 times."]
 
