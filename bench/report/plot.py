@@ -115,7 +115,7 @@ def _distribution(topic: Topic, palette: Palette) -> Plot:
 
     entries = [one for one in topic.entries if one.services in sizes and any(one.figure.samples)]
     divisor, word = _unit(topic.unit, [one.value.value for one in entries])
-    rows = []
+    rows: list[Json] = []
     for one in entries:
         samples = sorted(sample for samples in one.figure.samples for sample in samples)
         about = {"panel": panel(one.services, one.figure.way), "contestant": one.figure.contestant}
@@ -128,7 +128,7 @@ def _distribution(topic: Topic, palette: Palette) -> Plot:
             "field": "value",
             "type": "quantitative",
             "title": word,
-            "scale": {"type": "log", "nice": False},
+            "scale": {"type": "log" if all(row["value"] > 0 for row in rows) else "linear", "nice": False},
             "axis": {"tickCount": 5, "format": "~g"},
         },
         "y": {"field": "share", "type": "quantitative", "title": "share of samples", "axis": {"format": "%"}},

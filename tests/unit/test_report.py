@@ -98,6 +98,14 @@ def test_what_says_nothing_has_no_plot(scenario: str) -> None:
     assert remarks == ["a, pod to ClusterIP: TCP connect: ECONNREFUSED 3 times."]
 
 
+@pytest.mark.parametrize(("least", "scale"), [(0.0, "linear"), (1.0, "log")])
+def test_nought_has_no_logarithm(least: float, scale: str) -> None:
+    (chapter,) = chapters([document(outcome(1, figure("a", samples=[[least, *([9.0] * 200)]]), fastest=[]))])
+    ((card,),) = (section.cards for section in chapter.sections)
+    (layer,) = card.plots["latency-connect-distribution"].spec["spec"]["layer"]
+    assert layer["encoding"]["x"]["scale"]["type"] == scale
+
+
 def test_files_of_odd_names_are_told_apart() -> None:
     odd = [figure("a", measure=measure, title=measure, way="") for measure in ("../x", "x", "X", "ß")]
     (chapter,) = chapters([document(outcome(1, *odd, fastest=[]))])
