@@ -52,7 +52,7 @@ class Topic:
     def ways(self) -> dict[str, str]:
         """By name, in words; only the empty one where that is no question."""
         figures = [one.figure for one in self.entries]
-        return {one.way: one.title.rpartition(": ")[0] if one.way else "" for one in figures}
+        return {one.way: (one.title.rpartition(": ")[0] or one.way) if one.way else "" for one in figures}
 
     @cached_property
     def places(self) -> list[Place]:

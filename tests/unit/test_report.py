@@ -106,6 +106,14 @@ def test_nought_has_no_logarithm(least: float, scale: str) -> None:
     assert layer["encoding"]["x"]["scale"]["type"] == scale
 
 
+def test_ways_without_words_are_told_apart() -> None:
+    figures = [figure("a", way=way, title="connect") for way in ("cluster-ip", "node-port")]
+    (chapter,) = chapters([document(outcome(1, *figures, fastest=[]))])
+    ((card,),) = (section.cards for section in chapter.sections)
+    rows = card.plots["latency-connect-absolute"].spec["data"]["values"]
+    assert [row["panel"] for row in rows] == ["cluster-ip", "node-port"]
+
+
 def test_files_of_odd_names_are_told_apart() -> None:
     odd = [figure("a", measure=measure, title=measure, way="") for measure in ("../x", "x", "X", "ß")]
     (chapter,) = chapters([document(outcome(1, *odd, fastest=[]))])
