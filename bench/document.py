@@ -5,8 +5,9 @@ thing that has a value. Whoever reads them needs to know nothing about scenarios
 """
 
 import gzip
+import zlib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -99,35 +100,65 @@ class Document(msgspec.Struct, kw_only=True):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises Unreadable."""
-        try:
-            content = path.read_bytes()
-            content = gzip.decompress(content) if path.suffix == ".gz" else content
-            about = msgspec.json.decode(content, type=_About)
-        except (OSError, EOFError, msgspec.DecodeError) as error:
-            raise Unreadable(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from None
-        if about.format != FORMAT:
-            raise Unreadable(f"{path} is no result of `pyproxy bench`")
-        if about.version != VERSION:
-            raise Unreadable(f"{path} is of version {about.version}, and this pyproxy reads {VERSION}: measure again")
-        try:
-            return msgspec.json.decode(content, type=cls)
-        except msgspec.DecodeError as error:
-            raise Unreadable(f"{path} can't be read: {error}") from None
+        return decode(path, unpacked(path), cls, FORMAT)
 
     def write(self, path: Path) -> None:
         """As a whole or not at all, unless it is a device. Raises OSError."""
-        content = msgspec.json.encode(self) + b"\n"
-        if path.suffix == ".gz":
-            content = gzip.compress(content, mtime=0)
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return
-        staging = path.with_name(f".{path.name}.new")
-        try:
-            staging.write_bytes(content)
-            staging.replace(path)
-        finally:
-            staging.unlink(missing_ok=True)
+        put(path, msgspec.json.encode(self))
+
+
+Kind = TypeVar("Kind")
+
+
+def unpacked(path: Path) -> bytes:
+    """What is in the file. Raises Unreadable."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from None
+
+
+def format_of(path: Path, content: bytes) -> tuple[str, int]:
+    """What format it says it is of, and which version of that. Raises Unreadable."""
+    try:
+        about = msgspec.json.decode(content, type=_About)
+    except msgspec.DecodeError as error:
+        raise _unreadable(path, error) from None
+    return about.format, about.version
+
+
+def decode(path: Path, content: bytes, kind: type[Kind], expected: str) -> Kind:
+    """``content`` of ``path``, if it is of that format. Raises Unreadable."""
+    said, version = format_of(path, content)
+    if said != expected:
+        raise Unreadable(f"{path} is no result of `{expected}`")
+    if version != VERSION:
+        raise Unreadable(f"{path} is of version {version}, and this pyproxy reads {VERSION}: measure again")
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise _unreadable(path, error) from None
+
+
+def put(path: Path, content: bytes) -> None:
+    """As a whole or not at all, unless it is a device; packed if it is named so. Raises OSError."""
+    content += b"\n"
+    if path.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    staging = path.with_name(f".{path.name}.new")
+    try:
+        staging.write_bytes(content)
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _unreadable(path: Path, error: Exception) -> Unreadable:
+    return Unreadable(f"{path} can't be read: {getattr(error, 'strerror', None) or error}")
 
 
 class _About(msgspec.Struct):
