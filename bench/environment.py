@@ -20,7 +20,7 @@ _IDLE = (3, 4)
 def environment() -> dict[str, str]:
     """Empty where this machine does not say."""
     return {
-        "node": platform.node(),
+        "node": os.environ.get("NODE_NAME") or platform.node(),  # a pod has a name of its own
         "date": datetime.now(UTC).date().isoformat(),
         "pyproxy": __version__,
         "kernel": platform.release(),
