@@ -78,10 +78,11 @@ $(READY): pyproject.toml requirements.lock
 	@test -x /usr/sbin/nginx || { cd $(VENV) && $(NGINX); }
 	@touch $@
 
-# Pins every dependency with its hashes, from the reasons in pyproject.toml; for the image what runs and what builds.
+# Pins every dependency with its hashes, from the reasons in pyproject.toml; for the images what runs and what builds.
 lock:
 	$(BIN)/pip-compile -q $(LOCK) --extra bench --extra dev -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile -q $(LOCK) -c requirements.lock -o deploy/requirements.lock pyproject.toml
+	$(BIN)/pip-compile -q $(LOCK) -c requirements.lock --extra bench -o deploy/bench.lock pyproject.toml
 	$(BIN)/pip-compile -q $(LOCK) -c requirements.lock --only-build-deps --build-deps-for wheel \
 		-o deploy/build.lock pyproject.toml
 

@@ -38,33 +38,36 @@ class Stage:
     name: str
     """As COPY --from knows it; the last stage has none."""
     steps: tuple[Step, ...]
+    start: "Stage | None" = None
+    """The earlier one that ``base`` names, if it does."""
 
     def last(self, keyword: str) -> Step:
         """The one that is in force. Raises DockerfileError."""
         for step in reversed(self.steps):
             if step.keyword == keyword:
                 return step
+        if self.start:
+            return self.start.last(keyword)
         raise DockerfileError(f"no {keyword} in stage {self.name or self.base}")
 
 
 def parse(text: str) -> list[Stage]:
     """Raises DockerfileError."""
-    stages: list[Stage] = []
-    steps: list[Step] = []
+    parts: list[tuple[Step, list[Step]]] = []
     for step in _steps(text):
         if step.keyword == "FROM":
-            if stages:
-                stages[-1] = Stage(stages[-1].base, stages[-1].name, tuple(steps))
-            steps = []
-            stages.append(_stage(step))
-        elif not stages:
+            parts.append((step, []))
+        elif not parts:
             raise DockerfileError(f"{step.keyword} before the first FROM")
         else:
-            steps.append(step)
-    if not stages:
+            parts[-1][1].append(step)
+    if not parts:
         raise DockerfileError("no FROM")
-    stages[-1] = Stage(stages[-1].base, stages[-1].name, tuple(steps))
-    return stages
+    stages: dict[str, Stage] = {}
+    for start, steps in parts:
+        base, name = _base_and_name(start)
+        stages[name] = Stage(base, name, tuple(steps), stages.get(base))
+    return list(stages.values())
 
 
 def admitted(ignore_file: Path) -> set[str]:
@@ -77,12 +80,12 @@ def admitted(ignore_file: Path) -> set[str]:
     return {line.removeprefix("!") for line in lines[1:-1]}
 
 
-def _stage(step: Step) -> Stage:
+def _base_and_name(step: Step) -> tuple[str, str]:
     match step.words:
         case [base]:
-            return Stage(base, "", ())
+            return base, ""
         case [base, "AS", name]:
-            return Stage(base, name, ())
+            return base, name
     raise DockerfileError(f"FROM {step.text}")
 
 

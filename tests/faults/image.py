@@ -108,6 +108,10 @@ class Image:
         """Of the last stage, which is the image."""
         return self._built[""].root
 
+    def target(self, name: str) -> Built:
+        """What `docker build --target NAME` gives."""
+        return self._built[name]
+
     def container(
         self,
         arguments: Sequence[str],
@@ -142,8 +146,12 @@ class Image:
 
     def _build(self, stage: Stage) -> None:
         root = self._scratch / f"stage-{len(self._built)}"
-        _call(["cp", "-a", "--reflink=auto", str(self._base(stage.base)), str(root)])
-        built = self._built[stage.name] = Built(root)
+        start = self._built[stage.base] if stage.start else Built(self._base(stage.base))
+        if self._is_of_use_after(stage):
+            _call(["cp", "-a", "--reflink=auto", str(start.root), str(root)])
+        else:
+            start.root.rename(root)
+        built = self._built[stage.name] = Built(root, dict(start.environment), start.directory)
         for step in stage.steps:
             match step.keyword:
                 case "RUN":
@@ -158,6 +166,12 @@ class Image:
                 case "ARG":
                     raise NotImplementedError(f"ARG {step.text}")
 
+    def _is_of_use_after(self, stage: Stage) -> bool:
+        """What ``stage`` starts from: whether another one does, or copies out of it."""
+        later = self._stages[self._stages.index(stage) + 1 :]
+        copied = f"--from={stage.base} "
+        return any(one.base == stage.base or any(copied in step.text for step in one.steps) for one in later)
+
     def _base(self, image: str) -> Path:
         codename = image.removeprefix("debian:").removesuffix("-slim")
         if image != f"debian:{codename}-slim":
@@ -171,6 +185,9 @@ class Image:
             options = ["--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", f"--aptopt={settings}"]
             _call(["mmdebstrap", "--quiet", *options, codename, str(base), *_sources(codename)])
             (base / "etc/resolv.conf").touch()
+            policy = base / "usr/sbin/policy-rc.d"  # as in Debian's own images: packages start nothing
+            policy.write_text("#!/bin/sh\nexit 101\n")
+            policy.chmod(0o755)
         return self._bases[image]
 
     def _run(self, built: Built, step: Step) -> None:

@@ -1,6 +1,8 @@
 """What deploy/Dockerfile builds: that it serves, with what the DaemonSet grants it, and that it holds nothing else."""
 
 import json
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,17 @@ from typing import Any
 import pytest
 
 from bench.ask import ask
+from bench.contender import contenders
+from bench.contestant import CONTROL, FLOOR
 from bench.demo import EXAMPLES
+from bench.document import Document
 from bench.lab import CLUSTER_CIDRS, NODE_NAME, Host, Lab
-from pyproxy import __version__
+from pyproxy import __version__, modes
 from tests.conformance.cluster import until
 from tests.faults import dockerfile
 from tests.faults.dockerfile import DockerfileError
 from tests.faults.image import REPOSITORY, Image
+from tests.faults.pod import Pod
 from tests.unit import kustomize
 
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
@@ -142,7 +148,7 @@ def test_nobody_can_ask_it_what_it_is(image: Image) -> None:
 
 def test_what_it_runs_by_default_is_a_command(image: Image) -> None:
     """It fails on the configuration file that is not there, not on its words."""
-    (_, stage) = dockerfile.parse(DOCKERFILE.read_text())
+    *_, stage = dockerfile.parse(DOCKERFILE.read_text())
     done = image.run(*stage.last("CMD").command)
     assert done.returncode == 1
     assert "/var/lib/kube-proxy/config.conf" in done.stderr
@@ -177,6 +183,45 @@ def test_it_holds_what_the_lock_pins_and_this_package_and_nothing_that_can_chang
     assert not [path for path in editable if path.endswith(".pth")]
     writable = image.inside("find", "/opt/pyproxy", "-not", "-type", "l", "-perm", "/022")
     assert (writable.returncode, writable.stdout) == (0, "")
+
+
+def test_the_job_measures_with_what_it_is_granted_and_no_more(image: Image, tmp_path: Path) -> None:
+    """And the command in deploy/README.md gets its result out of its log."""
+    (job,) = kustomize.load(REPOSITORY / "deploy" / "bench" / "job.yaml")
+    few = "latency --services 1 --rounds 1 --samples 5 --warm-up 5"
+    spec = job["spec"]["template"]["spec"]
+    with Pod(image.target("bench"), spec, {"BENCH": few, "NODE_NAME": "node-7"}) as pod:
+        done = pod.run(timeout=300)
+    assert done.returncode == 0, done.stdout
+    readme = (REPOSITORY / "deploy" / "README.md").read_text()
+    (unpack,) = re.findall(r"logs \S+ \|\n +(sed .* \| base64 -d) >", readme)
+    file = tmp_path / "node-7.json.gz"
+    with file.open("wb") as target:
+        subprocess.run(["/bin/sh", "-c", unpack], input=done.stdout.encode(), stdout=target, check=True)
+    document = Document.read(file)
+    assert (document.environment["node"], document.complete) == ("node-7", True)
+    (outcome,) = document.outcomes
+    assert outcome.failed == {}
+    runnable = [name for name in modes.names() if modes.load(name).probe() is None]
+    assert {one.contestant for one in outcome.figures} == {FLOOR, CONTROL, *map(str, contenders(runnable))}
+    assert not [one for one in outcome.figures if one.failures]
+
+
+def test_a_job_that_measures_nothing_fails(image: Image) -> None:
+    (job,) = kustomize.load(REPOSITORY / "deploy" / "bench" / "job.yaml")
+    spec = job["spec"]["template"]["spec"]
+    with Pod(image.target("bench"), spec, {"BENCH": "latency --mode magic", "NODE_NAME": "node-7"}) as pod:
+        done = pod.run(timeout=60)
+    assert done.returncode == 1
+    assert "there is no mode 'magic'" in done.stdout
+
+
+def test_what_measures_holds_what_measuring_takes_and_the_node_s_image_does_not(image: Image) -> None:
+    for root, holds in ((image.target("bench").root, True), (image.root, False)):
+        for program in ("iperf3", "wrk", "nginx"):
+            assert any((root / folder / program).exists() for folder in ("usr/bin", "usr/sbin")) is holds, program
+        for package in ("pyroute2", "rich", "trustme"):
+            assert bool(list(root.glob(f"opt/pyproxy/lib/python3*/site-packages/{package}"))) is holds, package
 
 
 def test_no_mount_stays(image: Image) -> None:

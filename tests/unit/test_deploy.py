@@ -72,6 +72,9 @@ def test_a_server_would_take_every_object(overlay: str) -> None:
 def test_a_server_would_take_what_is_applied_by_hand() -> None:
     (job,) = kustomize.load(MIGRATION / "way-back.yaml")
     assert kubernetes_schema.problems(job) == []
+    for file in ("namespace.yaml", "job.yaml"):
+        (one,) = kustomize.load(DEPLOY / "bench" / file)
+        assert kubernetes_schema.problems(one) == []
     (patch,) = kustomize.load(MIGRATION / "keep-off.yaml")
     assert kubernetes_schema.problems(kube_proxy()) == []
     assert kubernetes_schema.problems(kustomize.merge(kube_proxy(), patch)) == []
@@ -183,6 +186,23 @@ def test_each_container_has_exactly_the_capabilities_that_it_needs() -> None:
         "remove-what-kube-proxy-left": ["NET_ADMIN", "NET_RAW"],
         "wait-for-the-end-of-kube-proxy": None,
     }
+
+
+def test_the_benchmark_sees_nothing_of_the_node_and_can_do_nothing_in_the_cluster() -> None:
+    (job,) = kustomize.load(DEPLOY / "bench" / "job.yaml")
+    (namespace,) = kustomize.load(DEPLOY / "bench" / "namespace.yaml")
+    assert job["metadata"]["namespace"] == namespace["metadata"]["name"]
+    assert job["spec"]["backoffLimit"] == 0
+    spec = job["spec"]["template"]["spec"]
+    assert spec["nodeName"] == job["metadata"]["name"] == "THE-NODE"
+    assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"}
+    assert spec["automountServiceAccountToken"] is False
+    assert [volume["name"] for volume in spec["volumes"] if "emptyDir" not in volume] == []
+    (bench,) = spec["containers"]
+    assert bench["image"] == f"pyproxy-bench:{__version__}"
+    assert bench["securityContext"].items() >= LOCKED.items()
+    added = ["SYS_ADMIN", "NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE"]
+    assert bench["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": added}
 
 
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "the way back"])
@@ -328,7 +348,7 @@ def test_the_steps_of_the_migration_are_python(name: str) -> None:
     compile(text, name, "exec")
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "build.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "bench.lock", "build.lock"])
 def test_the_image_holds_the_versions_that_are_tested(lock: str) -> None:
     tested = pins((DEPLOY.parent / "requirements.lock").read_text())
     shipped = pins((DEPLOY / lock).read_text())
@@ -340,6 +360,7 @@ def test_the_image_holds_what_pyproject_asks_for() -> None:
     project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
     for lock, wanted in {
         "requirements.lock": project["project"]["dependencies"],
+        "bench.lock": project["project"]["dependencies"] + project["project"]["optional-dependencies"]["bench"],
         "build.lock": project["build-system"]["requires"],
     }.items():
         names = {re.split(r"[<>=~! ]", one)[0].lower().replace("_", "-") for one in wanted}
