@@ -57,6 +57,6 @@ class Contender:
         return pyproxy_run(self.mode, *lab.flags, *feed.flags, *flags)
 
 
-def contenders(names: list[str]) -> list[Contender]:
+def contenders(names: list[str], *, via_api: bool = False) -> list[Contender]:
     """Each of those modes in each of its flavours."""
-    return [Contender(mode, flavour) for mode in names for flavour in _FLAVOURS.get(mode, (None,))]
+    return [Contender(mode, flavour, via_api) for mode in names for flavour in _FLAVOURS.get(mode, (None,))]

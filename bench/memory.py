@@ -3,12 +3,12 @@
 It is `sync` without what comes after the first sync, and `sync` has the same figures: who measures that needs no more.
 """
 
-from bench.contender import Contender
+from bench.contender import Proxy
 from bench.sync import Plan, SyncBench
 
 
 class MemoryBench(SyncBench):
     scenario = "memory"
 
-    def __init__(self, contender: Contender, services: int, endpoints: int, starts: int = 3) -> None:
+    def __init__(self, contender: Proxy, services: int, endpoints: int, starts: int = 3) -> None:
         super().__init__(contender, services, endpoints, Plan(starts, changes=0, rollouts=0, churn_s=0))

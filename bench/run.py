@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -94,25 +94,26 @@ def show(document: Document, *, to_stderr: bool = False) -> None:
         if (table := tables.quantiles(group)) is not None:
             console.print(table)
         console.print(tables.overview(group))
-        for outcome in group:
-            _tell(console, outcome)
+        for remark in _remarks(group):
+            console.print(remark, markup=False)
         has_ratios |= any(figure.ratios for outcome in group for figure in outcome.figures)
     if has_ratios:
         console.print(tables.LEGEND, markup=False)
 
 
-def _tell(console: Console, outcome: Outcome) -> None:
-    for remark in outcome.remarks:
-        console.print(remark, markup=False)
-    if outcome.load:
-        busy, stolen = outcome.load.busy, outcome.load.stolen
-        console.print(f"All CPUs were {busy:.0%} busy, {stolen:.1%} stolen by the hypervisor.", markup=False)
-    if not outcome.complete:
-        console.print(f"{outcome.key} was interrupted: it says what there was until then.", markup=False)
-    for figure in outcome.figures:
-        if figure.failures:
-            said = ", ".join(f"{error} {count} times" for error, count in figure.failures.items())
-            console.print(f"FAILED: {figure.contestant}, {figure.title}: {said}", markup=False)
+def _remarks(group: Sequence[Outcome]) -> Iterator[str]:
+    yield from dict.fromkeys(remark for outcome in group for remark in outcome.remarks)
+    if loads := [outcome.load for outcome in group if outcome.load]:
+        busy, stolen = max(load.busy for load in loads), max(load.stolen for load in loads)
+        each = "" if len(group) == 1 else " at most"
+        yield f"All CPUs were{each} {busy:.0%} busy, {stolen:.1%} stolen by the hypervisor."
+    for outcome in group:
+        if not outcome.complete:
+            yield f"{outcome.key} was interrupted: it says what there was until then."
+        for figure in outcome.figures:
+            if figure.failures:
+                said = ", ".join(f"{error} {count} times" for error, count in figure.failures.items())
+                yield f"FAILED: {figure.contestant}, {figure.title}: {said}"
 
 
 def _measure(parts: Sequence[Part], document: Document, file: Path | None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench import synthetic
 from bench.churn import Churn
-from bench.contender import Contender
+from bench.contender import Proxy
 from bench.contestant import NotServing
 from bench.document import Outcome
 from bench.record import Measure, Record
@@ -58,7 +58,7 @@ class SyncBench:
 
     scenario = "sync"
 
-    def __init__(self, contender: Contender, services: int, endpoints: int, plan: Plan) -> None:
+    def __init__(self, contender: Proxy, services: int, endpoints: int, plan: Plan) -> None:
         self._contender = contender
         self._size = (services, endpoints)
         self._plan = plan

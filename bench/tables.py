@@ -15,6 +15,8 @@ LEGEND = (
     "rounds fall. ≈: not told apart, from the floor or from each other, by more than chance does, which control shows: "
     "another path without a proxy."
 )
+_MANY = 3
+"""So many names are a number."""
 _QUANTILES = ("p50", "p90", "p99", "p99.9", "max")
 
 
@@ -39,7 +41,7 @@ def overview(outcomes: Sequence[Outcome]) -> Table:
         row += [_ratio(found[name]) if name in found else "" for name in names]
         if findings:
             finding = findings.get((way, measure))
-            row.append(" ≈ ".join(finding.fastest) if finding and finding.fastest else "not told")
+            row.append(_best(finding.fastest) if finding and finding.fastest else "not told")
         table.add_row(*row)
     return table
 
@@ -105,6 +107,11 @@ def _table(outcomes: Sequence[Outcome], what: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("what")
     return table
+
+
+def _best(fastest: Sequence[str]) -> str:
+    first, *others = fastest
+    return " ≈ ".join(fastest) if len(others) < _MANY else f"{first} ≈ {len(others)} others"
 
 
 def _value(figure: Figure) -> str:

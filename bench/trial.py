@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from bench.canary import Canary
-from bench.contender import Contender
+from bench.contender import Proxy
 from bench.contestant import NotServing
 from bench.feed import Feed, Object, put_node
 from bench.kernel_memory import kernel_mib
@@ -45,7 +45,7 @@ class Trial:
     subject: Subject
     processes: Processes
 
-    def __init__(self, contender: Contender, patience_s: float) -> None:
+    def __init__(self, contender: Proxy, patience_s: float) -> None:
         self._contender = contender
         self._patience_s = patience_s
         self._stack = ExitStack()

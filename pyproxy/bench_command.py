@@ -1,35 +1,56 @@
 """`pyproxy bench`: what each mode costs on this machine, in a lab of network namespaces; nothing else is needed."""
 
 import argparse
+import itertools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyproxy import modes
+from pyproxy import bench_files_command, modes
+from pyproxy.bench_files_command import CannotMeasure
 
 if TYPE_CHECKING:
-    from bench.contender import Contender
+    from bench.contender import Proxy
+    from bench.document import Document
     from bench.scenario import Part
 
-_SYNC_SIZES, _LATENCY_SIZES = (10, 1_000, 10_000), (1, 1_000, 10_000)
+_QUICK = "quick"
+_FEW, _MANY = (10, 1_000), (1, 1_000, 10_000)
 """Services to measure with, unless told otherwise."""
+_FULL_FILE = Path("pyproxy-bench.json")
+_PEER = "kube-proxy:ipvs='kube-proxy --config {config} --hostname-override {node}'"
+_Parts = Callable[["Sequence[Proxy]"], "list[Part]"]
+"""What is measured of those who take part."""
 
 
-class CannotMeasure(Exception):
-    """What a user can do something about; the message is one sentence that says what."""
+def completed(arguments: Sequence[str]) -> list[str]:
+    """`pyproxy bench` without a scenario is `pyproxy bench quick`."""
+    command, *rest = arguments or [""]
+    if command == "bench" and (not rest or rest[0].startswith("-")) and not {"-h", "--help"} & set(rest):
+        return [command, _QUICK, *rest]
+    return list(arguments)
 
 
 def add_to(bench: argparse.ArgumentParser) -> None:
     scenarios = bench.add_subparsers(required=True, metavar="SCENARIO")
-    _add_sync(scenarios)
+    _scenario(scenarios, _QUICK, "the finding in three minutes (default)", _quick, (1, 1_000))
+    full = _scenario(scenarios, "full", "all of them, at all sizes: hours", _full, (1, 100, 1_000, 10_000))
+    full.set_defaults(json=_FULL_FILE)
     _add_latency(scenarios)
-    text = "How long it takes to remove stale UDP flows among many, and whether a sync waits for it."
-    conntrack = scenarios.add_parser("conntrack", help="stale UDP flows", description=text)
-    conntrack.add_argument("--mode", default="nftables", help="(default: nftables)")
-    conntrack.add_argument("--flows", type=_count, default=100_000, metavar="N", help="(default: 100000)")
-    conntrack.set_defaults(command=_conntrack)
+    _add_sync(scenarios)
+    memory = _scenario(scenarios, "memory", "memory of the proxy and the kernel", _memory, (10, *_MANY[1:]))
+    _number(memory, "--starts", 3, "first syncs, each in a lab of its own")
+    _via_api(memory)
+    _add_throughput(scenarios)
+    restart = _scenario(scenarios, "restart", "what clients notice of a restart", _restart, _FEW)
+    failover = _scenario(scenarios, "failover", "until a dead endpoint is left out", _failover, _FEW)
+    for one in (restart, failover):
+        _number(one, "--rounds", 10, "at each size")
+    _add_conntrack(scenarios)
+    bench_files_command.add_to(scenarios)
 
 
 def prepare_for_the_lab() -> None:
@@ -45,78 +66,118 @@ def prepare_for_the_lab() -> None:
         raise CannotMeasure("the lab is not installed; install pyproxy[bench]") from None
 
 
-def _add_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = "How long the first sync takes, and one changed endpoint, until the first packet is served by it."
-    sync = scenarios.add_parser("sync", help="first sync and one change", description=text)
-    _add_common(sync, _SYNC_SIZES)
-    sync.add_argument(
-        "--via-api", action="store_true", help="objects come from a stand-in of the API server, not files"
-    )
-    sync.add_argument("--changes", type=_count, default=50, metavar="C", help="to measure (default: 50)")
-    sync.set_defaults(command=_sync)
+def _scenario(
+    scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    words: str,
+    run: Callable[[argparse.Namespace], int],
+    sizes: tuple[int, ...],
+) -> argparse.ArgumentParser:
+    """With the options that all have."""
+    scenario = scenarios.add_parser(name, help=words, description=run.__doc__)
+    scenario.add_argument("--mode", action="append", default=[], metavar="M[,M…]",
+                          help="may be repeated (default: each that runs here); iptables in both flavours")  # fmt: skip
+    scenario.add_argument("--peer", action="append", default=[], metavar="NAME[:MODE]='COMMAND'",
+                          help=f"another proxy, such as {_PEER}; may be repeated")  # fmt: skip
+    scenario.add_argument("--services", type=_counts, default=sizes, metavar="N[,N…]",
+                          help=f"(default: {','.join(map(str, sizes))})")  # fmt: skip
+    scenario.add_argument("--endpoints", type=_counts, default=(2,), metavar="E[,E…]",
+                          help="of each service (default: 2)")  # fmt: skip
+    scenario.add_argument("--json", type=Path, metavar="FILE",
+                          help="write the figures and all samples there; packed if it ends in .gz; - is standard output"
+                          + (f" (default: {_FULL_FILE})" if name == "full" else ""))  # fmt: skip
+    scenario.add_argument("--resume", action="store_true", help="go on with what FILE has, and measure the rest")
+    scenario.add_argument("--report", type=Path, metavar="DIR", help="make a page and pictures of it there, too")
+    scenario.add_argument("--patience", type=_count, default=600, metavar="S",
+                          help="seconds that a proxy has to serve everything (default: 600)")  # fmt: skip
+    scenario.set_defaults(command=run, via_api=False)
+    return scenario
+
+
+def _number(scenario: argparse.ArgumentParser, name: str, default: int, words: str, *, least: int = 1) -> None:
+    kind = _count if least else _number_or_none
+    scenario.add_argument(name, type=kind, default=default, metavar="N", help=f"{words} (default: {default})")
+
+
+def _via_api(scenario: argparse.ArgumentParser) -> None:
+    scenario.add_argument("--via-api", action="store_true", help="objects come from a stand-in of the API server")
 
 
 def _add_latency(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    latency = scenarios.add_parser("latency", help="connections, requests and datagrams", description=_latency.__doc__)
-    _add_common(latency, _LATENCY_SIZES)
-    latency.add_argument("--rounds", type=_count, default=60, metavar="R", help="at each size (default: 60)")
-    latency.add_argument(
-        "--samples", type=_count, default=200, metavar="S", help="of each figure in a round (default: 200)"
-    )
-    latency.add_argument(
-        "--warm-up",
-        type=_count,
-        default=70_000,
-        metavar="C",
-        help="connections by each way before the first round (default: 70000, which fill ebpf mode's map of sockets)",
-    )
-    latency.add_argument("--seed", type=_count, default=1, metavar="S", help="of the order in a round (default: 1)")
-    latency.set_defaults(command=_latency)
+    latency = _scenario(scenarios, "latency", "connections, requests and datagrams", _latency, _MANY)
+    _number(latency, "--rounds", 60, "at each size")
+    _number(latency, "--samples", 200, "of each figure in a round")
+    _number(latency, "--warm-up", 70_000, "connections by each way before; so many fill ebpf mode's map of sockets")
+    _number(latency, "--seed", 1, "of the order in a round")
 
 
-def _add_common(scenario: argparse.ArgumentParser, sizes: tuple[int, ...]) -> None:
-    """What all of them take."""
-    scenario.add_argument(
-        "--mode",
-        action="append",
-        default=[],
-        metavar="M[,M…]",
-        help="may be repeated (default: each that runs here); iptables in both flavours",
-    )
-    scenario.add_argument(
-        "--services",
-        type=_counts,
-        default=sizes,
-        metavar="N[,N…]",
-        help=f"(default: {','.join(map(str, sizes))})",
-    )
-    scenario.add_argument(
-        "--endpoints", type=_counts, default=(2,), metavar="E[,E…]", help="of each service (default: 2)"
-    )
-    scenario.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures and all samples there (-: to standard output)"
-    )
-    scenario.add_argument("--resume", action="store_true", help="go on with what FILE has, and measure the rest")
+def _add_sync(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sync = _scenario(scenarios, "sync", "first sync, changes, rolling updates, churn", _sync, (10, *_MANY[1:]))
+    _number(sync, "--starts", 3, "first syncs, each in a lab of its own")
+    _number(sync, "--changes", 50, "of one endpoint; 0: none", least=0)
+    _number(sync, "--rollouts", 5, "rolling updates of a service of 100 endpoints; 0: none", least=0)
+    _number(sync, "--churn-rate", 50, "changes a second")
+    _number(sync, "--churn-seconds", 30, "of them; 0: none", least=0)
+    _via_api(sync)
 
 
-def _sync(options: argparse.Namespace) -> int:
+def _add_throughput(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    throughput = _scenario(scenarios, "throughput", "streams, connections and requests in a second", _throughput, _MANY)
+    _number(throughput, "--rounds", 10, "at each size")
+    _number(throughput, "--seconds", 1, "of each reading")
+    _number(throughput, "--streams", 8, "of TCP at once")
+    _number(throughput, "--warm-up", 5, "seconds of connections by each way, before")
+    _number(throughput, "--seed", 1, "of the order in a round")
+
+
+def _add_conntrack(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    conntrack = scenarios.add_parser("conntrack", help="stale UDP flows", description=_conntrack.__doc__)
+    conntrack.add_argument("--mode", default="nftables", help="(default: nftables)")
+    _number(conntrack, "--flows", 100_000, "among which they are")
+    conntrack.set_defaults(command=_conntrack)
+
+
+def _quick(options: argparse.Namespace) -> int:
+    """Which mode to run, in three minutes: latency at two sizes, the first sync and changes at the larger one. See
+    `latency` and `sync` for what they measure, `full` for all there is. docs/benchmarking.md says how it is done."""
     prepare_for_the_lab()
-    from bench.sync import Plan, SyncBench
+    from bench import latency, sync
 
-    plan = Plan(changes=options.changes)
-    try:
-        return _run(
-            options,
-            lambda contenders: [
-                SyncBench(replace(contender, via_api=options.via_api), services, endpoints, plan)
-                for services in options.services
-                for endpoints in options.endpoints
-                for contender in contenders
-            ],
-            asdict(plan) | {"via API": options.via_api},
-        )
-    except FileNotFoundError as error:
-        raise CannotMeasure(str(error)) from None
+    latencies = latency.Plan(rounds=15, samples=50, warm_up=3_000, seed=1)
+    syncs = sync.Plan(starts=1, changes=20, rollouts=1, churn_s=0, patience_s=options.patience)
+    largest = [(max(options.services), max(options.endpoints))]
+    return _run(
+        options,
+        {"latency": asdict(latencies), "sync": asdict(syncs)},
+        _latency_parts(_sizes(options), latencies),
+        _of_each(lambda proxy, size: sync.SyncBench(proxy, *size, syncs), largest),
+    )
+
+
+def _full(options: argparse.Namespace) -> int:
+    """Everything, as long as it takes, kept part by part: Ctrl-C ends it, and --resume goes on. Latency and syncs at
+    all sizes, restarts, failovers and throughput at the largest. docs/benchmarking.md says how it is done."""
+    prepare_for_the_lab()
+    from bench import latency, sync
+    from bench.failover import Failover
+    from bench.restart import Restart
+    from bench.throughput import ThroughputBench, ThroughputPlan
+
+    rounds = 10
+    latencies = latency.Plan(rounds=60, samples=100, warm_up=70_000, seed=1)
+    syncs = sync.Plan(churn_s=10, patience_s=options.patience)
+    throughputs = ThroughputPlan(rounds=rounds, seconds=1, streams=8, warm_up=5, seed=1)
+    largest = [(max(options.services), max(options.endpoints))]
+    method = {"latency": asdict(latencies), "sync": asdict(syncs), "throughput": asdict(throughputs)}
+    return _run(
+        options,
+        method | {"restart": rounds, "failover": rounds},
+        _latency_parts(_sizes(options), latencies),
+        _of_each(lambda proxy, size: sync.SyncBench(proxy, *size, syncs), _sizes(options)),
+        _of_each(lambda proxy, size: Restart(proxy, *size, rounds, options.patience), largest),
+        _of_each(lambda proxy, size: Failover(proxy, *size, rounds, options.patience), largest),
+        lambda proxies: [ThroughputBench(proxies, *size, throughputs) for size in largest],
+    )
 
 
 def _latency(options: argparse.Namespace) -> int:
@@ -124,26 +185,74 @@ def _latency(options: argparse.Namespace) -> int:
     against a path where no proxy ever ran; and what bystanders pay. Ctrl-C ends it with what was measured so far. The
     exit status is 1 if a mode fell out, 130 after Ctrl-C. docs/benchmarking.md says how it is done."""
     prepare_for_the_lab()
-    from bench.latency import LatencyBench, Plan
-    from bench.measured import MOST_ENDPOINTS
+    from bench.latency import Plan
 
-    if max(options.endpoints) > MOST_ENDPOINTS:
-        raise CannotMeasure(
-            f"--endpoints {max(options.endpoints)}: at most {MOST_ENDPOINTS}, since each of them answers"
-        )
     plan = Plan(options.rounds, options.samples, options.warm_up, options.seed)
+    return _run(options, asdict(plan), _latency_parts(_sizes(options), plan))
+
+
+def _sync(options: argparse.Namespace) -> int:
+    """How long the first sync takes, one changed endpoint, a rolling update of 100, a change among many others: until
+    the first packet that a new endpoint answers. And what it takes in CPU and memory."""
+    prepare_for_the_lab()
+    from bench.sync import Plan, SyncBench
+
+    plan = Plan(
+        options.starts, options.changes, options.rollouts, options.churn_rate, options.churn_seconds, options.patience
+    )
+    return _run(options, asdict(plan), _of_each(lambda proxy, size: SyncBench(proxy, *size, plan), _sizes(options)))
+
+
+def _memory(options: argparse.Namespace) -> int:
+    """What it takes in memory to serve so many Services, in the proxy's processes and in the kernel."""
+    prepare_for_the_lab()
+    from bench.memory import MemoryBench
+
     return _run(
         options,
-        lambda contenders: [
-            LatencyBench(contenders, services, endpoints, plan)
-            for services in options.services
-            for endpoints in options.endpoints
-        ],
-        asdict(plan),
+        {"starts": options.starts},
+        _of_each(lambda proxy, size: MemoryBench(proxy, *size, options.starts), _sizes(options)),
+    )
+
+
+def _throughput(options: argparse.Namespace) -> int:
+    """How much TCP streams carry (iperf3), how many connections and requests there are in a second (wrk, nginx),
+    against a path where no proxy ever ran. What needs a program that is not installed is left out, and that is said."""
+    prepare_for_the_lab()
+    from bench.throughput import ThroughputBench, ThroughputPlan
+
+    plan = ThroughputPlan(options.rounds, options.seconds, options.streams, options.warm_up, options.seed)
+    return _run(
+        options, asdict(plan), lambda proxies: [ThroughputBench(proxies, *size, plan) for size in _sizes(options)]
+    )
+
+
+def _restart(options: argparse.Namespace) -> int:
+    """What clients notice while the proxy ends, by SIGTERM and by SIGKILL, and is started anew."""
+    prepare_for_the_lab()
+    from bench.restart import Restart
+
+    return _run(
+        options,
+        {"rounds": options.rounds},
+        _of_each(lambda proxy, size: Restart(proxy, *size, options.rounds, options.patience), _sizes(options)),
+    )
+
+
+def _failover(options: argparse.Namespace) -> int:
+    """How long connections fail after one of three endpoints has died, until nobody is sent there any more."""
+    prepare_for_the_lab()
+    from bench.failover import Failover
+
+    return _run(
+        options,
+        {"rounds": options.rounds},
+        _of_each(lambda proxy, size: Failover(proxy, *size, options.rounds, options.patience), _sizes(options)),
     )
 
 
 def _conntrack(options: argparse.Namespace) -> int:
+    """How long it takes to remove stale UDP flows among many, and whether a sync waits for it."""
     prepare_for_the_lab()
     if why := modes.load(options.mode).probe():
         raise CannotMeasure(f"mode {options.mode} can't run here: {why}")
@@ -152,30 +261,65 @@ def _conntrack(options: argparse.Namespace) -> int:
     return ConntrackBench(options.mode, options.flows).report()
 
 
-def _run(
-    options: argparse.Namespace, parts: "Callable[[Sequence[Contender]], Sequence[Part]]", method: dict[str, Any]
-) -> int:
-    """Measure the parts that ``parts`` makes of who takes part. Raises CannotMeasure."""
+def _latency_parts(sizes: Sequence[tuple[int, int]], plan: Any) -> "_Parts":
+    from bench.latency import LatencyBench
+
+    return lambda proxies: [LatencyBench(proxies, *size, plan) for size in sizes]
+
+
+def _of_each(make: "Callable[[Proxy, tuple[int, int]], Part]", sizes: Sequence[tuple[int, int]]) -> "_Parts":
+    """A part for each proxy at each size."""
+    return lambda proxies: [make(proxy, size) for size in sizes for proxy in proxies]
+
+
+def _sizes(options: argparse.Namespace) -> list[tuple[int, int]]:
+    return list(itertools.product(options.services, options.endpoints))
+
+
+def _run(options: argparse.Namespace, method: dict[str, Any], *parts: "_Parts") -> int:
+    """Measure those parts, and tell and keep what they say as the options have it. Raises CannotMeasure."""
     from bench import run
     from bench.contender import contenders
+    from bench.contestant import CONTROL, FLOOR
     from bench.document import Unreadable
+    from bench.measured import MOST_ENDPOINTS
+    from bench.peer import UnusablePeer, peers
     from bench.place import processors
 
+    if max(options.endpoints) > MOST_ENDPOINTS:
+        raise CannotMeasure(
+            f"--endpoints {max(options.endpoints)}: at most {MOST_ENDPOINTS}, since each of them answers"
+        )
     runnable, skipped = _runnable(options.mode)
-    competing = contenders(runnable)
-    client, server = processors()
-    method |= {
-        "contestants": list(map(str, competing)),
-        "services": options.services,
-        "endpoints": options.endpoints,
-        "client cpu": client,
-        "server cpu": server,
-    }
+    modes_here = contenders(runnable, via_api=options.via_api)
     try:
+        others = peers(options.peer, [FLOOR, CONTROL, *modes.names(), *map(str, modes_here)])
+        competing: list[Proxy] = [*modes_here, *others]
+        client, server = processors()
+        method |= {
+            "contestants": list(map(str, modes_here)),
+            "peers": options.peer,
+            "services": options.services,
+            "endpoints": options.endpoints,
+            "via API": options.via_api,
+            "client cpu": client,
+            "server cpu": server,
+        }
         document = run.begin(method, skipped, options.json, resume=options.resume)
-    except (run.NoPlace, Unreadable) as error:
+        finish = None
+        if options.report is not None:
+            from bench.report.folder import prepare
+
+            prepare(options.report)
+            finish = partial(_report_on, options.report)
+        return run.run([part for some in parts for part in some(competing)], document, options.json, finish)
+    except (run.NoPlace, Unreadable, UnusablePeer, FileNotFoundError) as error:
         raise CannotMeasure(str(error)) from None
-    return run.run(parts(competing), document, options.json)
+
+
+def _report_on(folder: Path, document: "Document") -> None:
+    if any(outcome.figures for outcome in document.outcomes):
+        bench_files_command.report_on([document], folder)
 
 
 def _runnable(asked: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -192,6 +336,12 @@ def _runnable(asked: list[str]) -> tuple[list[str], dict[str, str]]:
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _number_or_none(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return int(text)
 
 

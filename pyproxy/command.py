@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pyproxy import __version__, bench_command, explain_command, flags, kube_proxy, log, modes, top_command
 from pyproxy import configuration as configuration_file
-from pyproxy.bench_command import CannotMeasure
+from pyproxy.bench_files_command import CannotMeasure
 from pyproxy.config_file import ConfigFile
 from pyproxy.configuration import BadConfiguration, Configuration
 from pyproxy.explain_command import NoAnswer
@@ -59,7 +59,7 @@ class UsageError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 for a failure, 2 for a wrong command line, 130 after Ctrl-C."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(bench_command.completed(sys.argv[1:] if arguments is None else arguments))
     run: Callable[[argparse.Namespace], int] = parsed.command
     try:
         return run(parsed)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from bench.document import FORMAT, VERSION, Document
+from bench.document import Document
+from bench.merge import Merged
 from bench.run import NoPlace
 
 _LIBRARIES = ("vl_convert", "jinja2")
@@ -77,9 +78,8 @@ def write_report(documents: Sequence[Document], folder: Path, step: Callable[[st
 
 
 def _results(documents: Sequence[Document]) -> bytes:
-    if len(documents) == 1:
-        return msgspec.json.encode(documents[0]) + b"\n"
-    return msgspec.json.encode({"format": f"{FORMAT} merged", "version": VERSION, "documents": documents}) + b"\n"
+    whole = documents[0] if len(documents) == 1 else Merged(documents=list(documents))
+    return msgspec.json.encode(whole) + b"\n"
 
 
 def _without_samples(document: Document) -> Document:

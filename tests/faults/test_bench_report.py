@@ -24,9 +24,9 @@ from bench.namespace import Namespace
 from bench.report import folder
 from bench.report.folder import write_report
 from bench.run import NoPlace
-from tests.bench_documents import document
 from tests.conformance.cluster import until
 from tests.faults.browser import Browser, browser
+from tests.full_run import document
 
 HOSTILE = "<script>document.title='owned'</script>"
 PROXIES = ("ebpf", "nftables", HOSTILE, "kube-proxy")
