@@ -282,7 +282,11 @@ class Mode(Protocol):
         """None if this kernel can serve ``route`` in this mode, else one sentence that says what is missing."""
 
     def sync(self, table: Table, changed: AbstractSet[RouteId] | None) -> None:
-        """Make the kernel equal to ``table``; None means everything. All of it or, with ModeError, nothing."""
+        """Make the kernel equal to ``table``; None means everything. All of it or, with ModeError, nothing.
+
+        Clients come meanwhile. Whoever finds a port that is new is served all other changes of this call, too: what
+        was there before changes, or goes, first or in the same step. Among new ports there is no order.
+        """
 
     def shortfalls(self) -> Mapping[RouteId, str]:
         """Of which routes the kernel serves less than all, as of the last sync or verification, and why."""

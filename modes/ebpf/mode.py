@@ -27,9 +27,9 @@ from pyproxy.table import IP, Drift, Fill, InUse, Mode, ModeError, Route, RouteI
 
 log = logging.getLogger("pyproxy")
 
-_PUT_ORDER = ("names", "pods", "sources", "backends", "members", "maglev", "services", "addresses")
+_HIDDEN_ORDER = ("names", "pods", "sources", "backends", "members", "maglev", "services")
 """Whoever finds an entry finds what it leads to."""
-_PLANNED = frozenset(_PUT_ORDER)
+_PLANNED = (*_HIDDEN_ORDER, "addresses")
 _COMES_AGAIN_S = 1.2
 """TCP sends a SYN again after a second (RFC 6298)."""
 _LATE = frozenset({"backends", "maglev"})
@@ -150,7 +150,7 @@ class EbpfMode:
         return layout.Config(site.namespace, site.ipv4, site.ipv6, site.ports.start, len(site.ports), flags).packed()
 
     def _read(self) -> dict[str, dict[bytes, bytes]]:
-        return {name: dict(syscall.entries(self._maps[name])) for name in _PUT_ORDER}
+        return {name: dict(syscall.entries(self._maps[name])) for name in _PLANNED}
 
     def _write(self, change: Change) -> None:
         self._remove_late()
@@ -158,11 +158,12 @@ class EbpfMode:
         if self._store is not None:
             check(self._store.specs, self._plan.sizes, leaving)
         begin_anew(self._maps["counters"], change.counted)
-        shown = change.shown()
-        self._put({key: value for key, value in change.put.items() if key not in shown}, _PUT_ORDER)
+        hidden, known, new = change.steps()
+        self._put(hidden, _HIDDEN_ORDER)
         self._delete(change.gone, ("addresses", "services"))
-        self._put(shown, ("services", "backends"))
+        self._put(known, ("services", "backends"))
         self._delete(change.gone, ("members", "sources", "pods", "names"))
+        self._put(new, ("addresses", "services"))
         # Now that nobody counts them.
         self._late.update(dict.fromkeys((key for key in change.gone if key.map in _LATE), time.monotonic()))
 

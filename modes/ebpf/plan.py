@@ -37,17 +37,33 @@ class Change:
     counted: set[int] = field(default_factory=set)
     """Numbers of counters that another service may have had before."""
 
-    def shown(self) -> Entries:
-        """What of ``put`` clients meet at addresses that they know already, in order: node ports, other new ports,
-        ports with other pools, other endpoints. Who sees any of it may take all that came with it for served."""
-        found = [
-            key
-            for key in self.put
-            if (key.map == "services" and (key in self.replaced or _address_of(key) not in self.put))
-            or (key.map == "backends" and key in self.replaced)
-        ]
-        found.sort(key=lambda key: (key in self.replaced, _address_of(key) not in _OF_NODE_PORTS))
-        return {key: self.put[key] for key in found}
+    def steps(self) -> tuple[Entries, Entries, Entries]:
+        """``put`` in the order in which clients may meet it: what nothing leads to yet; what they are served already,
+        and otherwise from now on; and new ports, which say that all the rest is there.
+
+        Of new ports those at addresses that clients know come last, after node ports: wherever a proxy is killed, a
+        service that shows one there is whole.
+        """
+        hidden: Entries = {}
+        known: Entries = {}
+        new: Entries = {}
+        last: Entries = {}
+        for key, value in self.put.items():
+            if key.map == "addresses":
+                new[key] = value
+            elif key.map not in ("services", "backends"):
+                hidden[key] = value
+            elif key in self.replaced:
+                known[key] = value
+            elif key.map == "backends" or self._waits(address := _address_of(key)):
+                hidden[key] = value
+            else:
+                (new if address in _OF_NODE_PORTS else last)[key] = value
+        return hidden, known, new | last
+
+    def _waits(self, address: Key) -> bool:
+        """Whether nobody looks for a port there before the address itself is written."""
+        return address in self.put and address not in self.replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +222,7 @@ class Plan:
 
 def _address_of(key: Key) -> Key:
     """Where the address of a place stands."""
-    return Key("addresses", layout.read_place(key.key)[0]) if key.map == "services" else key
+    return Key("addresses", layout.read_place(key.key)[0])
 
 
 _NOBODY = Backend(ip="", port=0, is_local=False)  # type: ignore[arg-type]

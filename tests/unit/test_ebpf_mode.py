@@ -16,10 +16,10 @@ from ebpf import layout, store, syscall
 from ebpf.layout import MAPS
 from modes.ebpf.mode import EbpfMode
 from pyproxy.host import HostOptions
-from pyproxy.objects import ServicePort
+from pyproxy.objects import Ingress, ServicePort, SlicePort
 from pyproxy.planner import Planner
 from pyproxy.store import Store
-from pyproxy.table import EbpfAlgorithm, Host, ModeError, Table
+from pyproxy.table import EbpfAlgorithm, Host, ModeError, Prefix, Table
 from tests.unit.histories import CLUSTER_CIDRS, Crowd
 from tests.unit.samples import THIS_NODE, endpoint, endpoint_slice, service
 from tests.unit.samples import table as table_of
@@ -67,7 +67,7 @@ def test_after_any_history_the_maps_hold_what_the_table_says(
 
 
 @pytest.mark.parametrize("is_full", [True, False], ids=["everything", "changes"])
-def test_whoever_sees_a_known_service_change_sees_all_that_came_with_it(
+def test_whoever_sees_a_known_service_at_a_new_port_sees_all_that_came_with_it(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, is_full: bool
 ) -> None:
     """So a process that is killed in the midst of a sync leaves nothing half done that others take for done."""
@@ -104,6 +104,83 @@ def test_whoever_sees_a_known_service_change_sees_all_that_came_with_it(
                 assert {layout.spelled(key) for key, _ in syscall.entries(opened["addresses"])} >= {"10.96.0.2"}
                 syscall.close_all(opened)
     assert calls > 5
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["everything", "changes"])
+def test_whoever_sees_a_new_port_sees_all_other_changes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    """As between two turns of the scheduler: what clients find after each entry that is written."""
+    assert lab.cgroup is not None
+    host = Host((Prefix("0.0.0.0/0"),), cgroup=str(lab.cgroup.path))
+    balanced: dict[str, Any] = {
+        "type": "LoadBalancer",
+        "ingress": (Ingress("192.0.2.1"),),
+        "cluster_ips": ("10.96.0.1",),
+    }
+    web, more = ServicePort(80, "web"), ServicePort(81, "more")
+    of_grown = endpoint_slice(endpoint("10.244.0.3"), of="grown", ports=(SlicePort("web", "TCP", 8080),))
+    of_both = endpoint_slice(
+        endpoint("10.244.0.3"), of="grown", ports=(SlicePort("web", "TCP", 8080), SlicePort("more", "TCP", 8081))
+    )
+    before = table_of(
+        service("moved", load_balancer_source_ranges=("10.1.0.0/16", "10.2.0.0/16"), **balanced),
+        endpoint_slice(endpoint("10.244.0.1"), endpoint("10.244.0.2"), of="moved"),
+        *(service("grown", web, cluster_ips=("10.96.0.3",)), of_grown),
+        *(service("gone", cluster_ips=("10.96.0.2",)), endpoint_slice(endpoint("10.244.0.2"), of="gone")),
+    )
+    after = table_of(
+        service("moved", load_balancer_source_ranges=("10.2.0.0/16",), **balanced),
+        endpoint_slice(endpoint("10.244.0.4"), of="moved"),
+        *(service("grown", web, more, cluster_ips=("10.96.0.3",)), of_both),
+        service("new", ServicePort(80, node_port=30080), cluster_ips=("10.96.0.4",), type="NodePort"),
+        endpoint_slice(endpoint("10.244.0.5"), of="new"),
+    )
+    seen: list[Found] = []
+
+    def followed(write: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+        def written(handle: int, entries: Any) -> None:
+            for one in entries:
+                write(handle, {one: entries[one]} if isinstance(entries, dict) else [one])
+                seen.append(found_by_clients())
+
+        return written
+
+    with lab.node.namespace.entered():
+        mode = EbpfMode()
+        mode.sync(replace(before, host=host), None)
+        known = found_by_clients()
+        with monkeypatch.context() as patch:
+            for name in ("update", "delete"):
+                patch.setattr(syscall, name, followed(getattr(syscall, name)))
+            mode.sync(replace(after, host=host), None if is_full else before.routes.keys() | after.routes.keys())
+    new = seen[-1].keys() - known.keys()
+    assert {port for _, port in new} == {80, 81, 30080}
+    rest = {place: found for place, found in seen[-1].items() if place not in new}
+    assert rest.keys() < known.keys()
+    for found in seen:
+        assert not found.keys() & new or {place: one for place, one in found.items() if place not in new} == rest
+
+
+Found = dict[tuple[str, int], tuple[set[tuple[str, int]], set[str]]]
+
+
+def found_by_clients() -> Found:
+    """By address and port, where programs look for them: endpoints for the outside, and sources that are let in."""
+    maps = store.opened_maps()
+    try:
+        bits = {key: layout.read_number(value) for key, value in syscall.entries(maps["addresses"])}
+        sources = [layout.read_source(key) for key, _ in syscall.entries(maps["sources"])]
+        found: Found = {}
+        for key, value in syscall.entries(maps["services"]):
+            (address, port, _), service = layout.read_place(key), layout.read_service(value)
+            if address == layout.ANY_ADDRESS["IPv4"] or bits.get(address, 0) & layout.ADDRESS_FRONTEND:
+                endpoints = {_slot(maps, service.outside.id, number) for number in range(service.outside.size)}
+                let_in = {prefix for guard, prefix in sources if guard == service.guard}
+                found[layout.spelled(address), port] = endpoints, let_in
+        return found
+    finally:
+        syscall.close_all(maps)
 
 
 def _until_killed(call: Callable[..., None], countdown: Iterator[int]) -> Callable[..., None]:
