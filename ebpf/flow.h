@@ -37,25 +37,32 @@ static __always_inline bool is_member(u32 pool, struct backend *backend)
 	return members.lookup(&member);
 }
 
-/*
- * Whether nothing is left of the flow between that client and that backend, whose ports both may have for another by
- * now. Entries of a flow are not removed when it ends, since its last packets are on their way: it is known to be over
- * by the state of the client's way to the service.
- */
-static __always_inline bool is_over(struct tuple *out)
+/* The way of answers at egress, by that from the client to the backend. */
+static __always_inline struct flow *answers_to(struct tuple *out)
 {
 	struct tuple way = turned(out, HOOK_EGRESS);
-	struct flow *flow = flows.lookup(&way);
+
+	return flows.lookup(&way);
+}
+
+/*
+ * Whether nothing is left of the flow between that client and that backend, whose ports both may have for another by
+ * now; back is what answers_to() found. Entries of a flow are not removed when it ends, since its last packets are on
+ * their way: it is known to be over by the state of the client's way to the service.
+ */
+static __always_inline bool is_over(struct tuple *out, struct flow *back)
+{
+	struct tuple way = *out;
+	struct flow *flow;
 	__be16 other = 0;
 
-	if (!flow)
+	if (!back)
 		return true;
-	way = *out;
 	way.hook = HOOK_INGRESS;
-	way.destination = flow->to.address;
-	way.destination_port = flow->to.port;
-	if (flow->port) {
-		way.source_port = flow->port;
+	way.destination = back->to.address;
+	way.destination_port = back->to.port;
+	if (back->port) {
+		way.source_port = back->port;
 		other = out->source_port;
 	}
 	flow = flows.lookup(&way);
@@ -76,15 +83,17 @@ static __always_inline bool goes_on(struct flow *flow, struct packet *packet)
 	if (!(kind & TCP_SYN))
 		return true;
 	if (kind == TCP_SYN) {
+		if (!flow->to.port)
+			return true; /* made as it came in */
 		out = *tuple;
-	} else if (tuple->hook == HOOK_EGRESS) {
-		out = turned(tuple, HOOK_EGRESS);
 	} else {
 		out = turned(tuple, HOOK_EGRESS);
-		out.source = flow->to.address;
-		out.source_port = flow->to.port;
+		if (tuple->hook == HOOK_INGRESS) {
+			out.source = flow->to.address;
+			out.source_port = flow->to.port;
+		}
 	}
-	if (!is_over(&out))
+	if (!is_over(&out, kind != TCP_SYN && tuple->hook == HOOK_EGRESS ? flow : answers_to(&out)))
 		return true;
 	flows.delete(tuple);
 	return false;
@@ -94,15 +103,14 @@ static __always_inline bool goes_on(struct flow *flow, struct packet *packet)
  * since, and takes them from the last one only. */
 static __always_inline bool leads_back(struct flow *flow, struct tuple *tuple)
 {
-	struct tuple way = *tuple;
+	struct tuple out = *tuple;
 	struct flow *back;
 
-	way.destination = flow->to.address;
-	way.destination_port = flow->to.port;
+	out.destination = flow->to.address;
+	out.destination_port = flow->to.port;
 	if (flow->port)
-		way.source_port = flow->port;
-	way = turned(&way, HOOK_EGRESS);
-	back = flows.lookup(&way);
+		out.source_port = flow->port;
+	back = answers_to(&out);
 	return back && back->to.port == tuple->destination_port && is_same(&back->to.address, &tuple->destination);
 }
 
@@ -150,8 +158,7 @@ static __always_inline void count_packet(struct __sk_buff *skb, struct packet *p
 /* Whether a flow of the client's goes on by that way to the backend, which is not to this service. */
 static __always_inline bool is_taken(struct tuple *out, struct flow *back)
 {
-	struct tuple way = turned(out, HOOK_EGRESS);
-	struct flow *flow = flows.lookup(&way);
+	struct flow *flow = answers_to(out);
 
 	if (!flow)
 		return false;
@@ -159,7 +166,7 @@ static __always_inline bool is_taken(struct tuple *out, struct flow *back)
 		return false; /* its own, from before */
 	if (out->protocol == IPPROTO_UDP)
 		return back->seen - flow->seen < UDP_SECONDS * SECOND;
-	return !is_over(out);
+	return !is_over(out, flow);
 }
 
 /* Another port for the client, where its own is taken: false if that is so, and none was found. */
@@ -171,11 +178,8 @@ static __always_inline bool find_port(struct tuple *out, struct flow *back)
 		return true;
 #pragma unroll
 	for (int i = 0; i < CLIENT_PORT_TRIES; i++) {
-		struct tuple way;
-
 		out->source_port = bpf_htons(CLIENT_PORTS + bpf_get_prandom_u32() % (65536 - CLIENT_PORTS));
-		way = turned(out, HOOK_EGRESS);
-		if (!flows.lookup(&way)) {
+		if (!answers_to(out)) {
 			back->port = own;
 			return true;
 		}
@@ -270,10 +274,9 @@ static __always_inline void forget(struct tuple *out)
 static __always_inline void part(struct packet *packet)
 {
 	struct tuple *out = &packet->tuple;
-	struct tuple way = turned(out, HOOK_EGRESS);
 
 	out->hook = HOOK_EGRESS;
-	if (out->protocol == IPPROTO_UDP && flows.lookup(&way))
+	if (out->protocol == IPPROTO_UDP && answers_to(out))
 		forget(out);
 }
 
@@ -314,7 +317,7 @@ static __always_inline bool take_over(struct tuple *answer, struct flow *back, u
 
 	out.source = client.address;
 	out.source_port = client.port;
-	if (answer->protocol == IPPROTO_TCP && !is_over(&out))
+	if (answer->protocol == IPPROTO_TCP && !is_over(&out, answers_to(&out)))
 		return false;
 	/* What this very client had is written anew anyway. */
 	if (client.port != back->to.port || !is_same(&client.address, &back->to.address))

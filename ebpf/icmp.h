@@ -43,9 +43,10 @@ static __always_inline bool parse_inner(struct __sk_buff *skb, struct packet *ou
 		if (header.fragment & bpf_htons(V4_OFFSET))
 			return false;
 		packet->l4 = packet->l3 + 4 * (header.version_and_length & 15);
-		tuple->protocol = header.protocol;
-		tuple->source = v4_address(header.source);
-		tuple->destination = v4_address(header.destination);
+		packet->ends = header.ends;
+		tuple->protocol = header.ends.protocol;
+		tuple->source = v4_address(header.ends.source);
+		tuple->destination = v4_address(header.ends.destination);
 	} else {
 		struct v6_header header;
 
@@ -84,14 +85,14 @@ static __always_inline void rewrite_inner(struct __sk_buff *skb, struct inner *i
 {
 	struct packet *packet = &inner->packet;
 	struct tuple *tuple = &packet->tuple;
-	struct address from = source ? tuple->source : tuple->destination;
+	struct address *from = source ? &tuple->source : &tuple->destination;
 	__be16 port = source ? tuple->source_port : tuple->destination_port;
 
 	/* In IPv4 the inner header's own checksum makes up for the address. */
 	if (!packet->v4)
-		bpf_l4_csum_replace(skb, inner->checksum, 0, difference(&from, &to->address), 0);
+		put_in_checksum(skb, inner->checksum, false, from, &to->address, 0);
 	bpf_l4_csum_replace(skb, inner->checksum, port, to->port, 2);
-	put_address(skb, packet->l3, packet->v4, source, &from, &to->address);
+	put_address(skb, packet, source, &to->address);
 	bpf_skb_store_bytes(skb, packet->l4 + (source ? 0 : 2), &to->port, 2, 0);
 }
 
@@ -99,11 +100,11 @@ static __always_inline void rewrite_inner(struct __sk_buff *skb, struct inner *i
 static __always_inline void rewrite_outer(struct __sk_buff *skb, struct packet *outer, struct inner *inner, bool source,
 					  struct address *to)
 {
-	struct address from = source ? outer->tuple.source : outer->tuple.destination;
+	struct address *from = source ? &outer->tuple.source : &outer->tuple.destination;
 
 	if (!outer->v4)
-		bpf_l4_csum_replace(skb, inner->checksum, 0, difference(&from, to), BPF_F_PSEUDO_HDR);
-	put_address(skb, outer->l3, outer->v4, source, &from, to);
+		put_in_checksum(skb, inner->checksum, false, from, to, BPF_F_PSEUDO_HDR);
+	put_address(skb, outer, source, to);
 }
 
 /*

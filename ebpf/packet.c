@@ -19,7 +19,6 @@
 #include "maglev.h"
 
 #define TTL 64
-#define V4_TTL 8
 #define V6_HOPS 7
 
 static __always_inline bool has_ethernet(struct __sk_buff *skb)
@@ -62,15 +61,16 @@ static __always_inline int reset(struct __sk_buff *skb, struct packet *packet)
 	bpf_skb_store_bytes(skb, packet->l4 + 12, &reset, sizeof(reset), 0);
 	/* Swapped addresses have the same sum. */
 	if (packet->v4) {
-		u16 before;
-		u16 after;
+		struct v4_ends *is = &packet->ends;
+		struct v4_ends ends = {
+			.ttl = TTL,
+			.protocol = is->protocol,
+			.checksum = changed(is->checksum, bpf_htons(is->ttl << 8), bpf_htons(TTL << 8)),
+			.source = is->destination,
+			.destination = is->source,
+		};
 
-		bpf_skb_load_bytes(skb, packet->l3 + V4_TTL, &before, sizeof(before));
-		after = (before & bpf_htons(0xff)) | bpf_htons(TTL << 8);
-		bpf_l3_csum_replace(skb, packet->l3 + V4_CHECKSUM, before, after, 2);
-		bpf_skb_store_bytes(skb, packet->l3 + V4_TTL, &after, sizeof(after), 0);
-		bpf_skb_store_bytes(skb, packet->l3 + V4_SOURCE, &tuple->destination.word[3], 4, 0);
-		bpf_skb_store_bytes(skb, packet->l3 + V4_DESTINATION, &tuple->source.word[3], 4, 0);
+		bpf_skb_store_bytes(skb, packet->l3 + V4_ENDS, &ends, sizeof(ends), 0);
 	} else {
 		u8 hops = TTL;
 
@@ -174,7 +174,9 @@ int ingress(struct __sk_buff *skb)
 	struct packet packet = {};
 	u32 zero = 0;
 
-	if (!concerns_us(skb, true) || !parse(skb, &packet, has_ethernet(skb), HOOK_INGRESS))
+	if (!parse_ip(skb, &packet, HOOK_INGRESS) || !concerns_us(&packet.tuple))
+		return TC_ACT_UNSPEC;
+	if (!parse_l4(skb, &packet, has_ethernet(skb)))
 		return TC_ACT_UNSPEC;
 	if (packet.tuple.protocol == IPPROTO_ICMP || packet.tuple.protocol == ICMPV6) {
 		error_in(skb, &packet);
@@ -210,10 +212,12 @@ int egress(struct __sk_buff *skb)
 	u32 zero = 0;
 	struct config *node = config.lookup(&zero);
 
-	/* While another mode serves, who has no flow is looked at, too: see vacate(). */
-	if (!node || !(concerns_us(skb, false) || node->flags & CONFIG_DRAINING))
+	if (!node || !parse_ip(skb, &packet, HOOK_EGRESS))
 		return TC_ACT_UNSPEC;
-	if (!parse(skb, &packet, has_ethernet(skb), HOOK_EGRESS))
+	/* While another mode serves, who has no flow is looked at, too: see vacate(). */
+	if (!(concerns_us(&packet.tuple) || node->flags & CONFIG_DRAINING))
+		return TC_ACT_UNSPEC;
+	if (!parse_l4(skb, &packet, has_ethernet(skb)))
 		return TC_ACT_UNSPEC;
 	if (packet.tuple.protocol == IPPROTO_ICMP || packet.tuple.protocol == ICMPV6) {
 		error_out(skb, &packet);

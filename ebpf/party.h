@@ -36,20 +36,8 @@ static __always_inline void make_party(struct address *address)
 }
 
 /* Whether a packet may be a flow's or, as it comes in, begin one. */
-static __always_inline bool concerns_us(struct __sk_buff *skb, bool comes_in)
+static __always_inline bool concerns_us(struct tuple *tuple)
 {
-	struct address ends[2]; /* source, destination */
-
-	if (skb->protocol == IPV4) {
-		__be32 ip[2];
-
-		if (bpf_skb_load_bytes_relative(skb, V4_SOURCE, ip, sizeof(ip), BPF_HDR_START_NET))
-			return false;
-		ends[0] = v4_address(ip[0]);
-		ends[1] = v4_address(ip[1]);
-	} else if (skb->protocol != IPV6 ||
-		   bpf_skb_load_bytes_relative(skb, V6_SOURCE, ends, sizeof(ends), BPF_HDR_START_NET)) {
-		return false;
-	}
-	return is_party(&ends[0]) || is_party(&ends[1]) || (comes_in && addresses.lookup(&ends[1]));
+	return is_party(&tuple->source) || is_party(&tuple->destination) ||
+	       (tuple->hook == HOOK_INGRESS && addresses.lookup(&tuple->destination));
 }

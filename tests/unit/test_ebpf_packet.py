@@ -194,6 +194,16 @@ def test_options_of_ipv4_are_skipped(bpf: World) -> None:
     assert (got.destination, got.options) == (HERE[4], bytes([1]) * 8)
 
 
+def test_the_checksum_of_ipv4_is_right_where_it_wraps_around(bpf: World) -> None:
+    bpf.write(route(4))
+    sent = packet(4)
+    for destination in (CLUSTER_IP[4], HERE[4]):
+        zero_at = int.from_bytes(ip(CLIENT[4], destination, TCP, sent.l4(), id=0)[10:12], "big")
+        for near in (*range(-5, 5), *range(-5 << 8, 5 << 8, 1 << 8)):  # programs sum in the byte order of the machine
+            data = frame(ip(CLIENT[4], CLUSTER_IP[4], TCP, sent.l4(), id=(zero_at + near) % (1 << 16)))
+            assert read(bpf.run("ingress", data)[1]).destination == HERE[4]
+
+
 def test_a_datagram_without_a_checksum_stays_without(bpf: World) -> None:
     bpf.write(route(4, UDP))
     assert not bpf.through(packet(4, UDP, checksum=False)).checksum
