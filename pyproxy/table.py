@@ -82,6 +82,8 @@ class Pool:
 
     def in_places_of(self, old: "Pool") -> "Pool":
         """With every backend that stays in the place it had: one endpoint more is written to one place."""
+        if self == old:
+            return self
         staying = set(self.backends)
         places = [backend if backend in staying else None for backend in old.backends[: len(self.backends)]]
         places += [None] * (len(self.backends) - len(places))

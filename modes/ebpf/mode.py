@@ -15,7 +15,7 @@ from ebpf.store import BadProgram, Store
 from modes.ebpf.devices import Devices, are_any_served, detach_all
 from modes.ebpf.entries import entries, spelled
 from modes.ebpf.flows import of_others, open_ones, ports_of
-from modes.ebpf.plan import Change, Plan
+from modes.ebpf.plan import ByMap, Change, Plan
 from modes.ebpf.requirement import missing
 from modes.ebpf.route import Entries, Key
 from modes.ebpf.site import Site, site_of
@@ -100,11 +100,12 @@ class EbpfMode:
         self._late = {}
         self._plan = Plan(self._site, found, self._store.specs["counters"].entries)
         change = self._plan.change(table, table.routes.keys())
-        wanted = change.put | self._plan.of_host()
+        wanted = change.put
+        wanted.update(self._plan.of_host())
         there = {Key(name, key): value for name, some in found.items() for key, value in some.items()}
         self._plan.sizes.clear()
         self._plan.sizes.update(key.map for key in wanted)
-        put = {key: value for key, value in wanted.items() if there.get(key) != value}
+        put = {key: value for key, value in wanted.items() if there.get(key) != value} if there else wanted
         self._write(Change(put, there.keys() - wanted.keys(), put.keys() & there.keys(), change.counted))
         # Packet programs take on what is new as soon as those at sockets do, and no sooner: packets of a socket that is
         # connected itself must find no flow.
@@ -164,14 +165,13 @@ class EbpfMode:
         self._put(known, ("services", "backends"))
         self._delete(change.gone, ("members", "sources", "pods", "names"))
         self._put(new, ("addresses", "services"))
+        self._late = {key: since for key, since in self._late.items() if key not in change.put}
         # Now that nobody counts them.
         self._late.update(dict.fromkeys((key for key in change.gone if key.map in _LATE), time.monotonic()))
 
-    def _put(self, entries: Entries, order: tuple[str, ...]) -> None:
+    def _put(self, entries: ByMap, order: tuple[str, ...]) -> None:
         for name in order:
-            syscall.update(self._maps[name], {key.key: value for key, value in entries.items() if key.map == name})
-        for key in entries:
-            self._late.pop(key, None)
+            syscall.update(self._maps[name], entries.get(name, {}))
 
     def _delete(self, gone: AbstractSet[Key], order: tuple[str, ...]) -> None:
         for name in order:
@@ -197,12 +197,17 @@ class EbpfMode:
             yield Drift(None, what)
         if site_of(self._plan.host) != self._site:
             yield Drift(None, "the addresses of this node are others now")
-        wanted, owners = self._plan.entries(), self._plan.owners()
-        there: Entries = {Key(name, key): value for name, some in self._read().items() for key, value in some.items()}
-        for key in there.keys() | wanted.keys():
-            if there.get(key) != wanted.get(key) and key not in self._late:
-                how = "foreign" if key not in wanted else "missing" if key not in there else "changed"
-                yield Drift(owners.get(key), f"the entry {spelled(key)} of the map {key.map} is {how}")
+        wanted = self._plan.entries()
+        differ = {}
+        for name in _PLANNED:
+            for one, value in syscall.entries(self._maps[name]):
+                expected = wanted.pop(key := Key(name, one), None)
+                if value != expected and key not in self._late:
+                    differ[key] = "foreign" if expected is None else "changed"
+        differ.update(dict.fromkeys(wanted, "missing"))
+        owners = self._plan.owners() if differ else {}
+        for key, how in differ.items():
+            yield Drift(owners.get(key), f"the entry {spelled(key)} of the map {key.map} is {how}")
         node = syscall.lookup(self._maps["config"], layout.number(0), layout.MAPS["config"].value)
         if node != self._config():
             yield Drift(None, "the map config is changed")

@@ -9,6 +9,7 @@ from ebpf import layout
 from ebpf.layout import MAPS
 from modes.ebpf.numbers import Numbers
 from modes.ebpf.route import (
+    ADDRESS_BITS,
     ROLES,
     Entries,
     Ids,
@@ -24,6 +25,7 @@ from modes.ebpf.route import (
 from modes.ebpf.site import Site
 from pyproxy.table import Backend, Host, Pool, Route, RouteId, Scope, Table
 
+ByMap = dict[str, dict[bytes, bytes]]
 _LARGEST_ID = 1 << 32
 _OF_NODE_PORTS = frozenset(Key("addresses", address) for address in layout.ANY_ADDRESS.values())
 
@@ -37,29 +39,28 @@ class Change:
     counted: set[int] = field(default_factory=set)
     """Numbers of counters that another service may have had before."""
 
-    def steps(self) -> tuple[Entries, Entries, Entries]:
+    def steps(self) -> tuple[ByMap, ByMap, ByMap]:
         """``put`` in the order in which clients may meet it: what nothing leads to yet; what they are served already,
         and otherwise from now on; and new ports, which say that all the rest is there.
 
         Of new ports those at addresses that clients know come last, after node ports: wherever a proxy is killed, a
         service that shows one there is whole.
         """
-        hidden: Entries = {}
-        known: Entries = {}
-        new: Entries = {}
-        last: Entries = {}
+        hidden, known, new, last = (defaultdict[str, dict[bytes, bytes]](dict) for _ in range(4))
         for key, value in self.put.items():
             if key.map == "addresses":
-                new[key] = value
+                step = new
             elif key.map not in ("services", "backends"):
-                hidden[key] = value
+                step = hidden
             elif key in self.replaced:
-                known[key] = value
+                step = known
             elif key.map == "backends" or self._waits(address := _address_of(key)):
-                hidden[key] = value
+                step = hidden
             else:
-                (new if address in _OF_NODE_PORTS else last)[key] = value
-        return hidden, known, new | last
+                step = new if address in _OF_NODE_PORTS else last
+            step[key.map][key.key] = value
+        new["services"].update(last["services"])
+        return hidden, known, new
 
     def _waits(self, address: Key) -> bool:
         """Whether nobody looks for a port there before the address itself is written."""
@@ -91,13 +92,13 @@ class Plan:
         self.host = Host()
         """As of the last change."""
         self._routes: dict[RouteId, _Written] = {}
-        self._bits: dict[bytes, Counter[int]] = defaultdict(Counter)
-        """How many routes want a bit of an address."""
+        self._wanted: Counter[tuple[bytes, int]] = Counter()
+        """How many routes want these bits of an address."""
         self._found = found or {}
-        self._slots: dict[int, dict[int, bytes]] = defaultdict(dict)
+        self._slots: dict[int, dict[int, bytes]] = {}
         for key, value in self._found.get("backends", {}).items():
             pool, number = layout.read_slot(key)
-            self._slots[pool][number] = value
+            self._slots.setdefault(pool, {})[number] = value
         self._taken: set[int] = set()
         services = map(layout.read_service, self._found.get("services", {}).values())
         self._next = 1 + max((n for s in services for n in (s.inside.id, s.outside.id, s.guard)), default=0)
@@ -116,35 +117,30 @@ class Plan:
             old, new = self._routes.pop(route_id, None), table.routes.get(route_id)
             if old:
                 before.update(self._entries(old))
-                for address, bits in addresses_of(old.route):
-                    touched.setdefault(address, self._bits_of(address))
-                    self._bits[address][bits] -= 1
+                self._want(old.route, -1, touched)
             if new:
                 written = self._routes[route_id] = self._numbered(new, old)
                 after.update(self._entries(written))
-                for address, bits in addresses_of(written.route):
-                    touched.setdefault(address, self._bits_of(address))
-                    self._bits[address][bits] += 1
+                self._want(written.route, 1, touched)
             elif old:
                 self._taken.difference_update((*old.ids.pools, old.ids.guard))
                 self._counters.give_back(old.ids.counter)
+        self._found, self._slots = {}, {}  # those that stayed have theirs again
         for address, bits in touched.items():
             if bits:
                 before[Key("addresses", address)] = layout.number(bits)
             if new_bits := self._bits_of(address):
                 after[Key("addresses", address)] = layout.number(new_bits)
-            else:
-                self._bits.pop(address, None)
-        put = {key: value for key, value in after.items() if before.get(key) != value}
+        put = {key: value for key, value in after.items() if before.get(key) != value} if before else after
         change = Change(put, before.keys() - after.keys(), put.keys() & before.keys(), self._counters.settle())
-        self.sizes.update(key.map for key in put.keys() - change.replaced)
+        self.sizes.update(key.map for key in put if key not in change.replaced)
         self.sizes.subtract(key.map for key in change.gone)
         return change
 
     def entries(self) -> Entries:
         """All of them."""
         entries = {key: value for one in self._routes.values() for key, value in self._entries(one).items()}
-        entries.update((Key("addresses", one), layout.number(self._bits_of(one))) for one in self._bits)
+        entries.update((Key("addresses", one), layout.number(self._bits_of(one))) for one, _ in self._wanted)
         return entries | self.of_host()
 
     def of_host(self) -> Entries:
@@ -159,10 +155,18 @@ class Plan:
     def _entries(self, written: _Written) -> Entries:
         return entries_of(written.route, written.ids, written.spread, self.host, self._site)
 
+    def _want(self, route: Route, more: int, touched: dict[bytes, int]) -> None:
+        """``more``: 1 or -1; ``touched``: gets the bits that addresses had before."""
+        for address, bits in addresses_of(route):
+            touched.setdefault(address, self._bits_of(address))
+            self._wanted[address, bits] += more
+            if not self._wanted[address, bits]:
+                del self._wanted[address, bits]
+
     def _bits_of(self, address: bytes) -> int:
         bits = layout.ADDRESS_NODE if address in self._answering else 0
-        for wanted, users in self._bits[address].items() if address in self._bits else ():
-            bits |= wanted if users > 0 else 0
+        for wanted in ADDRESS_BITS:
+            bits |= wanted if (address, wanted) in self._wanted else 0
         return bits
 
     def _numbered(self, route: Route, old: _Written | None) -> _Written:
@@ -176,6 +180,8 @@ class Plan:
             self._id(known.get("guard")),
             self._counters.take(name_of(route).packed()),
         )
+        if not known:
+            return _Written(route, ids, places_of(route, self.host))
         # Equal pools had one number together, and so one order.
         before = (self._pool(pool, known.get(role, 0)) for role, pool in zip(ROLES, route.pools, strict=True))
         internal, external, short_circuit = before

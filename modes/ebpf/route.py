@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ebpf import layout
 from modes.ebpf import maglev
 from modes.ebpf.site import Site
-from pyproxy.table import IP, EbpfAlgorithm, Family, Host, OnEmpty, Pool, Route, Scope, family_of
+from pyproxy.table import IP, EbpfAlgorithm, Family, Host, OnEmpty, Route, Scope, family_of
 
 
 class Key(NamedTuple):
@@ -68,10 +68,10 @@ def places_of(route: Route, host: Host, known: Places = NO_PLACES) -> Places:
 
 def pools_of(route: Route, ids: Ids) -> dict[str, layout.Pool]:
     """By ROLES; equal ones are one."""
-    shared: dict[Pool, layout.Pool] = {}
     return {
-        role: shared.setdefault(pool, layout.Pool(number, len(pool.backends)))
-        for role, pool, number in zip(ROLES, route.pools, ids.pools, strict=True)
+        # Most are one object, and found equal at once.
+        role: layout.Pool(ids.pools[route.pools.index(pool)], len(pool.backends))
+        for role, pool in zip(ROLES, route.pools, strict=True)
     }
 
 
@@ -108,8 +108,7 @@ def entries_of(route: Route, ids: Ids, spread: Places, host: Host, site: Site) -
         return entries
     if ids.counter >= layout.COUNTER_FIRST:
         entries[Key("names", layout.number(ids.counter))] = name_of(route).packed()
-    for role, pool in zip(ROLES, route.pools, strict=True):
-        number = pools[role].id
+    for number, pool in {pools[role].id: pool for role, pool in zip(ROLES, route.pools, strict=True)}.items():
         for place_in_pool, backend in enumerate(pool.backends):
             packed = layout.backend(backend.ip, backend.port)
             entries[Key("backends", layout.slot(number, place_in_pool))] = packed
@@ -128,13 +127,14 @@ def name_of(route: Route) -> layout.Name:
     return layout.Name(*route.id[:3], family)
 
 
+ADDRESS_BITS = (layout.ADDRESS_FRONTEND, layout.ADDRESS_FRONTEND | layout.ADDRESS_CLUSTER_IP)
+"""What a route may want of an address: the second of a ClusterIP."""
+
+
 def addresses_of(route: Route) -> Iterator[tuple[bytes, int]]:
     """Keys of the map addresses, and the bits that the route wants there."""
     for frontend in route.frontends:
-        bits = layout.ADDRESS_FRONTEND
-        if frontend.scope is Scope.CLUSTER_IP:
-            bits |= layout.ADDRESS_CLUSTER_IP
-        yield layout.address(frontend.address), bits
+        yield layout.address(frontend.address), ADDRESS_BITS[frontend.scope is Scope.CLUSTER_IP]
 
 
 def _service(
