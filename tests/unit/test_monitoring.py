@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pyproxy.traffic_metrics import TrafficCollector
 from tests.unit import kustomize
+from tests.unit.test_traffic_metrics import Counting
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MONITORING = DEPLOY / "monitoring"
@@ -37,7 +39,13 @@ GAUGES = {
     "process_resident_memory_bytes",
 }
 """kube-proxy 1.36's, and those of any process."""
-UNITS = {"s", "short", "ops", "reqps", "bytes"}
+COUNTED = {
+    sample.name for metric in TrafficCollector(Counting(), per_service=True).collect() for sample in metric.samples
+}
+"""What modes that count serve beside."""
+COUNTERS |= {name for name in COUNTED if name.endswith("_total")}
+GAUGES |= {name for name in COUNTED if not name.endswith("_total")}
+UNITS = {"s", "short", "ops", "reqps", "bytes", "pps", "Bps", "percentunit"}
 
 
 def dashboard() -> Any:
@@ -66,7 +74,7 @@ def test_each_expression_treats_a_metric_as_what_it_is(expression: str) -> None:
         assert is_rate == (name not in GAUGES), name
         assert ("histogram_quantile(" in expression) == name.endswith("_bucket")
     assert expression.count("(") == expression.count(")")
-    assert not re.search(r"\b(sum|avg|max) by \((?!le|code|node)", expression)
+    assert not re.search(r"\b(sum|avg|max) by \((?!le|code|node|map|level|to|namespace)", expression)
 
 
 def test_every_panel_says_what_it_shows_and_in_what_unit() -> None:
