@@ -11,8 +11,8 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
+from typing import Self
 
 from pyproxy import modes
 from pyproxy.table import Counts
@@ -28,6 +28,52 @@ _HELP = ", ".join(f"{key} {name}" for key, name in _KEYS.items())
 
 class NothingCounted(Exception):
     """There is nothing to show. The message is for the user."""
+
+
+class _Screen:
+    """One of our own, which leaves the terminal as it was: in the end, also after SIGTERM, and while it is stopped by
+    Ctrl-Z, after which it is there again as it was."""
+
+    def __init__(self) -> None:
+        self._before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
+        self._shown = ""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys can be read."""
+        return self._before is not None
+
+    def __enter__(self) -> Self:
+        self._terminates = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        self._stops = signal.signal(signal.SIGTSTP, self._stop)
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTSTP, self._stops)
+        self._close()
+        signal.signal(signal.SIGTERM, self._terminates)
+
+    def show(self, text: str) -> None:
+        self._shown = _HOME + text + _REST_OF_SCREEN
+        _print(self._shown)
+
+    def _open(self) -> None:
+        if self._before is not None:
+            tty.setcbreak(sys.stdin)
+        _print(_ENTER + self._shown)
+
+    def _close(self) -> None:
+        _print(_LEAVE)
+        if self._before is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
+
+    def _stop(self, *_: object) -> None:
+        self._close()
+        signal.signal(signal.SIGTSTP, self._stops)
+        os.kill(os.getpid(), signal.SIGTSTP)  # and here it goes on, by SIGCONT
+        signal.signal(signal.SIGTSTP, self._stop)
+        self._open()
 
 
 def add_to(top: argparse.ArgumentParser) -> None:
@@ -55,8 +101,8 @@ def run(options: argparse.Namespace) -> int:
             if options.once:
                 break
     else:
-        with _screen() as has_keys:
-            _live(mode, first, options.sort, options.interval, has_keys)
+        with _Screen() as screen:
+            _live(mode, first, options.sort, options.interval, screen)
     return 0
 
 
@@ -86,7 +132,7 @@ def _readings(mode: Counts, first: Reading, interval: float) -> Iterator[tuple[R
         before = now
 
 
-def _live(mode: Counts, first: Reading, sort: str, interval: float, has_keys: bool) -> None:
+def _live(mode: Counts, first: Reading, sort: str, interval: float, screen: _Screen) -> None:
     """Until q is pressed, or Ctrl-C."""
     before, now = None, first
     while True:
@@ -95,8 +141,8 @@ def _live(mode: Counts, first: Reading, sort: str, interval: float, has_keys: bo
         title += f"by {sort} ({_HELP}, q ends)"
         shown = list(islice(lines(rows(before, now, sort), size.columns), size.lines - 2))
         styled = [f"{title[: size.columns]}", f"{_BOLD}{shown[0]}{_PLAIN}", *shown[1:]]
-        print(_HOME + "\n".join(line + _REST_OF_LINE for line in styled) + _REST_OF_SCREEN, end="", flush=True)
-        key = _pressed(now.at + interval - time.monotonic(), has_keys)
+        screen.show("\n".join(line + _REST_OF_LINE for line in styled))
+        key = _pressed(now.at + interval - time.monotonic(), screen.has_keys)
         if key == "q":
             return
         sort = _KEYS.get(key, sort)
@@ -115,21 +161,11 @@ def _pressed(seconds: float, has_keys: bool) -> str:
     return os.read(sys.stdin.fileno(), 1).decode(errors="replace") or "q"  # at its end nobody can press anything
 
 
-@contextmanager
-def _screen() -> Iterator[bool]:
-    """One of our own, which leaves the terminal as it was, also after SIGTERM; whether keys can be read."""
-    before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
-    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        if before is not None:
-            tty.setcbreak(sys.stdin)
-        print(_ENTER, end="", flush=True)
-        yield before is not None
-    finally:
-        print(_LEAVE, end="", flush=True)
-        if before is not None:
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGTERM, former)
+def _print(text: str) -> None:
+    """All of it, before Ctrl-Z has more to print."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTSTP])
+    print(text, end="", flush=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _interval(text: str) -> float:

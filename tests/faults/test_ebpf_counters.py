@@ -203,17 +203,7 @@ def test_top_is_live_on_a_terminal_and_leaves_it_as_it_was(cluster: Cluster, end
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (200, 120))
     before = termios.tcgetattr(theirs)
-    command = ["nsenter", f"--net={cluster.lab.node.namespace.path}", "--", sys.executable, "-m", "pyproxy", "top"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(
-        [*command, "--interval", "0.2"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # its terminal, so that Ctrl-C reaches it
-    )
+    process = top_on(theirs, cluster, "0.2")
     try:
         said = read_until(ours, b"by connections")
         os.write(ours, b"n")
@@ -235,6 +225,59 @@ def test_top_is_live_on_a_terminal_and_leaves_it_as_it_was(cluster: Cluster, end
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
+
+
+_SHELL = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+child = subprocess.Popen(sys.argv[1:], process_group=0)
+os.tcsetpgrp(0, child.pid)
+while os.WIFSTOPPED(status := os.waitpid(child.pid, os.WUNTRACED)[1]):
+    os.tcsetpgrp(0, os.getpid())
+    print("stopped", flush=True)
+    sys.stdin.readline()
+    os.tcsetpgrp(0, child.pid)
+    os.killpg(child.pid, signal.SIGCONT)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""As much of a shell as it takes to be stopped: who has none to be continued by is not."""
+
+
+def test_top_leaves_the_terminal_while_it_is_stopped(cluster: Cluster) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (200, 120))
+    before = termios.tcgetattr(theirs)
+    process = top_on(theirs, cluster, "1000", sys.executable, "-c", _SHELL)  # so nothing is shown by itself
+    try:
+        read_until(ours, b"by connections")
+        for _ in range(2):
+            os.write(ours, b"\x1a")
+            assert b"\x1b[?1049l" in read_until(ours, b"stopped")
+            assert termios.tcgetattr(theirs) == before
+            os.write(ours, b"\n")
+            assert b"\x1b[?1049h" in read_until(ours, b"by connections")
+        os.write(ours, b"q")
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+def top_on(terminal: int, cluster: Cluster, interval: str, *by: str) -> subprocess.Popen[bytes]:
+    """On the node, started ``by`` another command."""
+    command = ["nsenter", f"--net={cluster.lab.node.namespace.path}", "--", sys.executable, "-m", "pyproxy", "top"]
+    return subprocess.Popen(
+        [*by, *command, "--interval", interval],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
+        start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # its terminal, so that Ctrl-C reaches it
+    )
 
 
 def read_until(terminal: int, text: bytes) -> bytes:
