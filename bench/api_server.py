@@ -15,7 +15,7 @@ import msgspec
 
 from bench.namespace import Namespace
 
-_PROGRAM = Path(__file__).parents[1] / "tests" / "apiserver.py"
+PROGRAM = Path(__file__).parents[1] / "tests" / "apiserver.py"
 _PATIENCE = 30  # seconds for one answer
 
 
@@ -37,8 +37,8 @@ class ApiServer:
 
         Without ``tokens`` and ``client_ca`` everybody is let in.
         """
-        if not _PROGRAM.exists():
-            raise FileNotFoundError(f"{_PROGRAM} is missing: the API server's stand-in runs only from a source tree")
+        if not PROGRAM.exists():
+            raise FileNotFoundError(f"{PROGRAM} is missing: the API server's stand-in runs only from a source tree")
         self._folder = folder
         self._namespace = namespace
         self._host = host
@@ -80,7 +80,7 @@ class ApiServer:
 
         ``first_version`` gives all of it new versions from there on, as if etcd had been restored from a backup.
         """
-        command = [sys.executable, str(_PROGRAM), "--folder", str(self._folder)]
+        command = [sys.executable, str(PROGRAM), "--folder", str(self._folder)]
         command += ["--host", self._host, "--port", str(self.port), *self._options]
         if self._kept.exists():
             command += ["--objects", str(self._kept)]

@@ -44,7 +44,7 @@ class Canary:
         """Seconds from ``started`` until it is served. Raises TimeoutError, at once if the proxy has ended."""
         while not self.is_served():
             if not subject.is_alive or time.perf_counter() - started > patience_s:
-                raise TimeoutError
+                raise TimeoutError("the proxy has ended" if not subject.is_alive else "the proxy does not get there")
             time.sleep(_PAUSE_S)
         return time.perf_counter() - started
 

@@ -46,7 +46,7 @@ class ConntrackBench:
             time.sleep(_REST_S)
             started = time.perf_counter()
             _put_dns(feed, [pod.ipv4 for pod in pods[1:]])
-            busy: list[float] = []
+            busy = [_change(canary, subject)]
             while _deleted(log) < self._count // len(pods):
                 busy.append(_change(canary, subject))
                 if time.perf_counter() - started > _PATIENCE_S:

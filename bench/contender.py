@@ -1,5 +1,6 @@
 """Who competes: what serves the Services of the lab's node, and how it is started there."""
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,11 @@ from bench.feed import Feed, Manifests, ViaApi
 from bench.lab import Lab
 from bench.subject import pyproxy_run
 from pyproxy import modes
+from pyproxy.kernel.iptables import Flavour
+from pyproxy.kernel.iptables_dialect import DIALECTS
 
-_FLAVOURS = {"iptables": ("legacy", "nft")}
+_IN_BOTH = "iptables"
+"""The mode whose cost depends on the flavour."""
 
 
 class Proxy(Protocol):
@@ -44,7 +48,7 @@ class Contender:
     via_api: bool = False
 
     def __str__(self) -> str:
-        return f"{self.mode} ({self.iptables})" if self.iptables else self.mode
+        return f"{self.mode} ({self.iptables})" if self.mode == _IN_BOTH and self.iptables else self.mode
 
     @property
     def relays(self) -> bool:
@@ -57,6 +61,34 @@ class Contender:
         return pyproxy_run(self.mode, *lab.flags, *feed.flags, *flags)
 
 
-def contenders(names: list[str], *, via_api: bool = False) -> list[Contender]:
-    """Each of those modes in each of its flavours."""
-    return [Contender(mode, flavour, via_api) for mode in names for flavour in _FLAVOURS.get(mode, (None,))]
+def contenders(names: Sequence[str], *, via_api: bool = False) -> tuple[list[Contender], dict[str, str]]:
+    """Each of those modes, iptables in each of its flavours; and those that this kernel can't run, and why."""
+    found: list[Contender] = []
+    skipped: dict[str, str] = {}
+    lacking = {flavour.value: lacks(flavour) for flavour in Flavour}
+    working = [flavour for flavour, why in lacking.items() if why is None]
+    for name in names:
+        mode = modes.load(name)
+        flavours: Sequence[str | None] = working if hasattr(type(mode), "flavour") else [None]
+        if why := mode.probe():
+            skipped[name] = why
+        elif name == _IN_BOTH:
+            found += [Contender(name, flavour, via_api) for flavour in flavours]
+            skipped |= {str(Contender(name, flavour)): why for flavour, why in lacking.items() if why}
+        else:
+            found += [Contender(name, flavour, via_api) for flavour in flavours[:1]]
+    return found, skipped
+
+
+def lacks(flavour: Flavour) -> str | None:
+    """Why the kernel can't be spoken to in it: some only notice when they write, here in a namespace of its own."""
+    for dialect in DIALECTS.values():
+        program = f"{dialect.program}-{flavour.value}"
+        trial = ["unshare", "--net", program, "-t", "nat", "-N", "PYPROXY-TRIAL"]
+        try:
+            done = subprocess.run(trial, check=False, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            return f"there is no program {error.filename}"
+        if done.returncode:
+            return f"{program} fails: {' '.join(done.stderr.split())}"
+    return None

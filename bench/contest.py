@@ -6,15 +6,16 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from bench.contender import Proxy
-from bench.contestant import CONTROL, FLOOR, Contestant, NotServing
+from bench.contestant import CONTROL, FLOOR, PATIENCE_S, Contestant, NotServing
 from bench.scenario import Step
 
 Thing = TypeVar("Thing")
 
 
 class Contest:
-    def __init__(self, contenders: Sequence[Proxy], seed: str) -> None:
-        """``seed``: of the orders."""
+    def __init__(self, contenders: Sequence[Proxy], seed: str, patience_s: float = PATIENCE_S) -> None:
+        """``seed``: of the orders. ``patience_s``: what each has for each change at most."""
+        self._patience_s = patience_s
         self._contenders = contenders
         self._random = random.Random(seed)
         self.names = [FLOOR, CONTROL, *map(str, contenders)]
@@ -29,7 +30,7 @@ class Contest:
     def gather(self, stack: ExitStack, step: Step, objects: Callable[[str], list[dict[str, Any]]]) -> None:
         """Until ``stack`` ends. ``objects``: what proxies are to serve in a lab whose pod-2 has that address."""
         everybody = [Contestant(FLOOR), Contestant(CONTROL)]
-        everybody += [Contestant(str(contender), contender) for contender in self._contenders]
+        everybody += [Contestant(str(contender), contender, self._patience_s) for contender in self._contenders]
         for one in everybody:
             step(f"preparing {one.name}")
             stack.enter_context(one)

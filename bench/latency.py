@@ -16,7 +16,7 @@ from typing import Any
 from bench import latency_outcome
 from bench.contender import Proxy
 from bench.contest import Contest
-from bench.contestant import Contestant
+from bench.contestant import PATIENCE_S, Contestant
 from bench.document import Outcome
 from bench.echo import Echo, Listener
 from bench.environment import Clock
@@ -43,6 +43,8 @@ class Plan:
     """Connections by each way that has a Service, before the first round."""
     seed: int
     """Of the orders that are drawn."""
+    patience_s: float = PATIENCE_S
+    """Who takes longer to serve everything falls out."""
 
 
 class LatencyBench:
@@ -51,7 +53,7 @@ class LatencyBench:
     def __init__(self, contenders: Sequence[Proxy], services: int, endpoints: int, plan: Plan) -> None:
         self._contenders = contenders
         self._plan = plan
-        self._contest = Contest(contenders, f"{plan.seed}/{services}/{endpoints}")
+        self._contest = Contest(contenders, f"{plan.seed}/{services}/{endpoints}", plan.patience_s)
         self._ports = endpoint_ports(endpoints)
         self.result = LatencyResult(services, endpoints, self._contest.names, self._contest.failed)
         """Grows with each round, so that it is of use after an interruption, too."""
@@ -83,7 +85,7 @@ class LatencyBench:
                 step(f"round {number + 1} of {self._plan.rounds}")
                 self._round(prober, contestants)
                 self.result.load = clock.load()
-            self._contest.check()
+                self._contest.check()
 
     def listeners(self, contestants: Sequence[Contestant]) -> list[Listener]:
         """Who answers: in each lab the endpoints, and another pod for the bystander."""

@@ -10,5 +10,6 @@ from bench.sync import Plan, SyncBench
 class MemoryBench(SyncBench):
     scenario = "memory"
 
-    def __init__(self, contender: Proxy, services: int, endpoints: int, starts: int = 3) -> None:
-        super().__init__(contender, services, endpoints, Plan(starts, changes=0, rollouts=0, churn_s=0))
+    def __init__(self, contender: Proxy, services: int, endpoints: int, starts: int, patience_s: float) -> None:
+        plan = Plan(starts, changes=0, rollouts=0, churn_s=0, patience_s=patience_s)
+        super().__init__(contender, services, endpoints, plan)

@@ -1,6 +1,7 @@
 """Measures one part after the other: shows how far it is, keeps each result at once, tells all at the end."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +13,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import tables
 from bench.document import Document, Outcome, Unreadable
-from bench.environment import Clock, environment
+from bench.environment import Clock, Load, environment
 from bench.interrupt import held
 from bench.scenario import Part
 
 _WIDTH = 160
 """Of tables where there is no terminal to fit."""
 _INTERRUPTED = 130
+_PASSING = ("date", "load", "load after")
+"""What of an environment may change while the same thing is measured."""
 STDOUT = Path("-")
 """In place of a file: JSON goes to standard output, and tables to standard error."""
 
@@ -40,7 +43,9 @@ def begin(method: dict[str, object], skipped: dict[str, str], file: Path | None,
         return fresh
     if not file.parent.is_dir():
         raise NoPlace(f"there is no folder {file.parent}")
-    if not file.is_file():  # a device, such as /dev/stdout, can't be overwritten
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise NoPlace(f"{file} can't be written: name another file")
+    if not file.is_file():  # a device, such as /dev/full, can't be overwritten
         return fresh
     if not resume:
         raise NoPlace(f"{file} exists: name another file, remove it, or go on with it by --resume")
@@ -48,9 +53,9 @@ def begin(method: dict[str, object], skipped: dict[str, str], file: Path | None,
     # As JSON has it: what is asked for now still has its tuples.
     if kept.method != msgspec.json.decode(msgspec.json.encode(method)):
         raise Unreadable(f"{file} was measured with other options: give the same ones, or name another file")
-    if (kernel := kept.environment.get("kernel")) != fresh.environment["kernel"]:
-        raise Unreadable(f"{file} was measured in kernel {kernel}: name another file")
-    kept.outcomes = [outcome for outcome in kept.outcomes if outcome.complete]
+    for field, value in fresh.environment.items():
+        if field not in _PASSING and (before := kept.environment.get(field)) != value:
+            raise Unreadable(f"{file} was measured with {field} {before!r}, now it is {value!r}: name another file")
     return kept
 
 
@@ -61,27 +66,35 @@ def run(
 
     After Ctrl-C with what there is until then. ``finish``: is given the document when all is told, also then.
     """
-    done = {outcome.key for outcome in document.outcomes}
+    done = {outcome.key for outcome in document.outcomes if outcome.complete}
     left = [part for part in parts if part.key not in done]
-    for mode, why in document.skipped.items():
-        _say(f"mode {mode} is left out: it can't run here: {why}")
+    for name, why in document.skipped.items():
+        _say(f"{name} is left out: it can't run here: {why}")
     if done:
         _say(f"{len(done)} of {len(parts)} parts are there already")
-    status = _measure(left, document, file)
+    try:
+        status = _measure(left, document, file)
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+        _say("interrupted; what counts is what was measured until then")
     document.complete = {part.key for part in parts} <= {one.key for one in document.outcomes if one.complete}
     document.environment["load after"] = f"{os.getloadavg()[0]:.2f}"
     if not any(outcome.figures for outcome in document.outcomes):
         _say("nothing was measured")
-    status = _keep(document, file) or status
-    show(document, to_stderr=file == STDOUT)
+        status = status or 1
+    with held():
+        status = _keep(document, file) or status
+    try:
+        show(document, to_stderr=file == STDOUT)
+    finally:  # also if whoever reads the tables has enough
+        if finish is not None:
+            finish(document)
     for outcome in document.outcomes:
         for name, why in outcome.failed.items():
             _say(f"{outcome.key}: {name} fell out: {why}")
             status = status or 1
     if file == STDOUT:
         sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
-    if finish is not None:
-        finish(document)
     return status
 
 
@@ -117,53 +130,53 @@ def _remarks(group: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _measure(parts: Sequence[Part], document: Document, file: Path | None) -> int:
-    """The exit status."""
+    """The exit status. Whatever ends it, what was measured until then is in ``document``, and in ``file``."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    # It draws when told to, which is while nothing is measured.
     silent = not console.is_terminal
+    status = 0
+    # It draws when told to, which is while nothing is measured.
     with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=silent) as progress:
         task = progress.add_task("", total=sum(part.steps for part in parts))
+        reached = 0
         for number, part in enumerate(parts, 1):
             if silent:
                 _say(f"{part.key} ({number} of {len(parts)})")
-            reached = sum(one.steps for one in parts[: number - 1])
 
             def step(what: str, part: Part = part) -> None:
                 progress.update(task, description=f"{part.key}: {what}", advance=1)
                 progress.refresh()
 
-            progress.update(task, completed=reached)  # who fell out took steps along
-            status = 0
             started, clock = time.monotonic(), Clock()
             try:
                 part.measure(step)
-            except KeyboardInterrupt:
-                status = _INTERRUPTED
-            except ChildProcessError as error:
-                _say(str(error))
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                _say(f"{part.key}: {error}")
                 status = 1
-            try:
+            finally:
                 with held():
-                    seconds, load = round(time.monotonic() - started, 1), clock.load()
                     progress.update(task, description=f"{part.key}: computing intervals")
                     progress.refresh()
-                    outcome = part.outcome
-                    if outcome.figures or outcome.failed:
-                        load = outcome.load or load
-                        document.outcomes.append(msgspec.structs.replace(outcome, seconds=seconds, load=load))
-                    else:
-                        for remark in outcome.remarks:  # such as what it takes
-                            _say(f"{part.key}: {remark}")
-                    if number < len(parts):
-                        _keep(document, file)
-            except KeyboardInterrupt:
-                status = _INTERRUPTED
-            if status == _INTERRUPTED:
-                _say("interrupted; what counts is what was measured until then")
-            if status:
-                return status
-    return 0
+                    _add(document, part.outcome, round(time.monotonic() - started, 1), clock.load())
+                    _keep(document, file)
+            reached += part.steps
+            progress.update(task, completed=reached)  # who fell out took steps along
+    return status
+
+
+def _add(document: Document, outcome: Outcome, seconds: float, load: Load) -> None:
+    """In place of what was there of the same part, unless that had come further."""
+    if not (outcome.figures or outcome.failed):
+        for remark in outcome.remarks:  # such as what it takes
+            _say(f"{outcome.key}: {remark}")
+        return
+    outcome = msgspec.structs.replace(outcome, seconds=seconds, load=outcome.load or load)
+    for index, before in enumerate(document.outcomes):
+        if before.key == outcome.key:
+            if outcome.complete or outcome.rounds >= before.rounds:
+                document.outcomes[index] = outcome
+            return
+    document.outcomes.append(outcome)
 
 
 def _keep(document: Document, file: Path | None) -> int:

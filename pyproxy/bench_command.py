@@ -29,7 +29,7 @@ _Parts = Callable[["Sequence[Proxy]"], "list[Part]"]
 def completed(arguments: Sequence[str]) -> list[str]:
     """`pyproxy bench` without a scenario is `pyproxy bench quick`."""
     command, *rest = arguments or [""]
-    if command == "bench" and (not rest or rest[0].startswith("-")) and not {"-h", "--help"} & set(rest):
+    if command == "bench" and (not rest or (rest[0].startswith("-") and rest[0] not in ("-h", "--help"))):
         return [command, _QUICK, *rest]
     return list(arguments)
 
@@ -90,7 +90,7 @@ def _scenario(
     scenario.add_argument("--report", type=Path, metavar="DIR", help="make a page and pictures of it there, too")
     scenario.add_argument("--patience", type=_count, default=600, metavar="S",
                           help="seconds that a proxy has to serve everything (default: 600)")  # fmt: skip
-    scenario.set_defaults(command=run, via_api=False)
+    scenario.set_defaults(command=run, scenario=name, via_api=False)
     return scenario
 
 
@@ -143,7 +143,7 @@ def _quick(options: argparse.Namespace) -> int:
     prepare_for_the_lab()
     from bench import latency, sync
 
-    latencies = latency.Plan(rounds=15, samples=50, warm_up=3_000, seed=1)
+    latencies = latency.Plan(rounds=15, samples=50, warm_up=3_000, seed=1, patience_s=options.patience)
     syncs = sync.Plan(starts=1, changes=20, rollouts=1, churn_s=0, patience_s=options.patience)
     largest = [(max(options.services), max(options.endpoints))]
     return _run(
@@ -164,7 +164,7 @@ def _full(options: argparse.Namespace) -> int:
     from bench.throughput import ThroughputBench, ThroughputPlan
 
     rounds = 10
-    latencies = latency.Plan(rounds=60, samples=100, warm_up=70_000, seed=1)
+    latencies = latency.Plan(rounds=60, samples=100, warm_up=70_000, seed=1, patience_s=options.patience)
     syncs = sync.Plan(churn_s=10, patience_s=options.patience)
     throughputs = ThroughputPlan(rounds=rounds, seconds=1, streams=8, warm_up=5, seed=1)
     largest = [(max(options.services), max(options.endpoints))]
@@ -187,7 +187,7 @@ def _latency(options: argparse.Namespace) -> int:
     prepare_for_the_lab()
     from bench.latency import Plan
 
-    plan = Plan(options.rounds, options.samples, options.warm_up, options.seed)
+    plan = Plan(options.rounds, options.samples, options.warm_up, options.seed, options.patience)
     return _run(options, asdict(plan), _latency_parts(_sizes(options), plan))
 
 
@@ -211,7 +211,7 @@ def _memory(options: argparse.Namespace) -> int:
     return _run(
         options,
         {"starts": options.starts},
-        _of_each(lambda proxy, size: MemoryBench(proxy, *size, options.starts), _sizes(options)),
+        _of_each(lambda proxy, size: MemoryBench(proxy, *size, options.starts, options.patience), _sizes(options)),
     )
 
 
@@ -278,7 +278,7 @@ def _sizes(options: argparse.Namespace) -> list[tuple[int, int]]:
 
 def _run(options: argparse.Namespace, method: dict[str, Any], *parts: "_Parts") -> int:
     """Measure those parts, and tell and keep what they say as the options have it. Raises CannotMeasure."""
-    from bench import run
+    from bench import api_server, run
     from bench.contender import contenders
     from bench.contestant import CONTROL, FLOOR
     from bench.document import Unreadable
@@ -290,13 +290,18 @@ def _run(options: argparse.Namespace, method: dict[str, Any], *parts: "_Parts") 
         raise CannotMeasure(
             f"--endpoints {max(options.endpoints)}: at most {MOST_ENDPOINTS}, since each of them answers"
         )
-    runnable, skipped = _runnable(options.mode)
-    modes_here = contenders(runnable, via_api=options.via_api)
+    asked = [name for text in options.mode for name in text.split(",")] or modes.names()
+    modes_here, skipped = contenders(list(dict.fromkeys(asked)), via_api=options.via_api)
+    if not modes_here:
+        raise CannotMeasure(f"no mode is left to measure ({'; '.join(': '.join(one) for one in skipped.items())})")
     try:
         others = peers(options.peer, [FLOOR, CONTROL, *modes.names(), *map(str, modes_here)])
         competing: list[Proxy] = [*modes_here, *others]
         client, server = processors()
+        if (others or options.via_api) and not api_server.PROGRAM.exists():
+            raise CannotMeasure("--peer and --via-api take tests/apiserver.py of a checkout: run it from there")
         method |= {
+            "scenario": options.scenario,
             "contestants": list(map(str, modes_here)),
             "peers": options.peer,
             "services": options.services,
@@ -313,24 +318,13 @@ def _run(options: argparse.Namespace, method: dict[str, Any], *parts: "_Parts") 
             prepare(options.report)
             finish = partial(_report_on, options.report)
         return run.run([part for some in parts for part in some(competing)], document, options.json, finish)
-    except (run.NoPlace, Unreadable, UnusablePeer, FileNotFoundError) as error:
+    except (run.NoPlace, Unreadable, UnusablePeer) as error:
         raise CannotMeasure(str(error)) from None
 
 
 def _report_on(folder: Path, document: "Document") -> None:
     if any(outcome.figures for outcome in document.outcomes):
         bench_files_command.report_on([document], folder)
-
-
-def _runnable(asked: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Modes that this kernel can run, of those or of all, and why it can't run the others. Raises CannotMeasure."""
-    names = [name for text in asked for name in text.split(",")] or modes.names()
-    why_not = {name: modes.load(name).probe() for name in dict.fromkeys(names)}
-    skipped = {name: why for name, why in why_not.items() if why is not None}
-    runnable = [name for name in why_not if name not in skipped]
-    if not runnable:
-        raise CannotMeasure(f"no mode is left to measure ({'; '.join(': '.join(one) for one in skipped.items())})")
-    return runnable, skipped
 
 
 def _count(text: str) -> int:

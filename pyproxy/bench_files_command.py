@@ -1,7 +1,9 @@
 """`pyproxy bench report`, `compare` and `merge`: what is made of results that are there already."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,11 +49,12 @@ def report_on(documents: "Sequence[Document]", folder: Path) -> None:
             write_report(documents, folder, lambda what: status.update(f"drawing {what}"))
     except NoPlace as error:
         raise CannotMeasure(str(error)) from None
-    print(f"the report is {folder / 'index.html'}")
+    print(f"pyproxy: the report is {folder / 'index.html'}", file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> int:
     """Draw the results of one run, or of a fleet, as a page that needs nothing else, and each plot as SVG and PNG."""
+    _check_installed()
     from bench.document import Unreadable
     from bench.merge import together
 
@@ -66,6 +69,7 @@ def _report(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     """What became of each figure of run A in run B: worse, better, the same, or not to be told, by intervals and by
     what chance does. The exit status is 0 if nothing is worse, 1 if something is, 2 if they can't be compared."""
+    _check_installed()
     from bench.compare_report import compare
 
     return compare(options.before, options.after, options.threshold, options.json)
@@ -73,9 +77,16 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     """Put results of many nodes into one file, for `report`, and tell what is best on which kernel."""
+    _check_installed()
     from bench.merge import merge
 
     return merge(options.files, options.output, force=options.force)
+
+
+def _check_installed() -> None:
+    """Raises CannotMeasure."""
+    if find_spec("rich") is None:
+        raise CannotMeasure("what shows results is not installed; install pyproxy[bench]")
 
 
 def _percent(text: str) -> float:

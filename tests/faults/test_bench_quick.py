@@ -26,7 +26,7 @@ def test_one_command_measures_a_mode_and_another_proxy_and_draws_a_report(tmp_pa
     assert {figure.contestant for figure in latency.figures} == {FLOOR, CONTROL, "userspace", "other:nftables"}
     assert {"first-sync", "change", "rolling-update", "resident"} <= {figure.measure for figure in syncs[1].figures}
     assert "p50, as a ratio to the floor's" in done.stdout
-    assert done.stdout.endswith(f"the report is {folder / 'index.html'}\n")
+    assert done.stderr.endswith(f"the report is {folder / 'index.html'}\n")
     assert {"index.html", "results.json", "latency-connect-ratio.svg", "latency-connect-ratio.png"} <= {
         path.name for path in folder.iterdir()
     }

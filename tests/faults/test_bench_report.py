@@ -216,7 +216,7 @@ def test_results_can_be_taken_along(page: Browser, report: Path, tmp_path: Path)
 
 def test_what_failed_is_told(page: Browser) -> None:
     text = page.execute_script("return document.querySelector('main').innerText")
-    assert "Mode other is left out: it can't run here: this kernel has no module for it" in text
+    assert "other is left out: it can't run here: this kernel has no module for it" in text
     page.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
     text = page.execute_script("return document.querySelector('main').innerText")
     assert "kube-proxy, pod to ClusterIP: TCP connect: ECONNREFUSED 3 times." in text

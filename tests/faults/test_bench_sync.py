@@ -97,7 +97,7 @@ def test_nothing_depends_on_what_a_proxy_says_and_its_children_count() -> None:
 
 
 def test_memory_is_some_first_syncs_and_no_more() -> None:
-    bench = MemoryBench(Contender("nftables"), 5, 2, starts=2)
+    bench = MemoryBench(Contender("nftables"), 5, 2, starts=2, patience_s=300)
     bench.measure(lambda _: None)
     outcome = bench.outcome
     assert (outcome.key, outcome.scenario, outcome.rounds) == ("memory, nftables, 5 x 2", "memory", 2)

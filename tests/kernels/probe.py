@@ -7,8 +7,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.contender import lacks
 from pyproxy.kernel.iptables import Flavour
-from pyproxy.kernel.iptables_dialect import DIALECTS
 from pyproxy.modes import load
 
 
@@ -41,7 +41,7 @@ class Offer:
 def offer() -> Offer:
     command = [sys.executable, "-m", "pyproxy", "modes", "--json"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    lacking = {flavour: _lacking(flavour) for flavour in Flavour}
+    lacking = {flavour: lacks(flavour) for flavour in Flavour}
     variants = []
     for mode in told:
         name, lacks = mode["mode"], mode["reason"]
@@ -55,17 +55,6 @@ def offer() -> Offer:
 def read(path: Path) -> Offer:
     content = json.loads(path.read_text())
     return Offer(content["release"], [Variant(**variant) for variant in content["variants"]])
-
-
-def _lacking(flavour: Flavour) -> str | None:
-    """Why the kernel can't be spoken to in it: some only notice when they write, here in a namespace of its own."""
-    for dialect in DIALECTS.values():
-        program = f"{dialect.program}-{flavour.value}"
-        trial = ["unshare", "--net", program, "-t", "nat", "-N", "PYPROXY-TRIAL"]
-        done = subprocess.run(trial, check=False, capture_output=True, text=True)
-        if done.returncode:
-            return f"{program} fails: {' '.join(done.stderr.split())}"
-    return None
 
 
 if __name__ == "__main__":

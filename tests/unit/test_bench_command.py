@@ -1,12 +1,15 @@
 """The command line of `pyproxy bench`: what is asked for, and what is refused before anything is measured."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from bench import contender
 from bench.document import Document
 from pyproxy import command
 from pyproxy.bench_command import completed
+from pyproxy.kernel.iptables import Flavour
 from tests.full_run import document
 
 _ROOT_ONLY = ["--mode", "userspace", "--services", "1"]
@@ -81,3 +84,18 @@ def test_a_threshold_is_a_percentage(threshold: str, capsys: pytest.CaptureFixtu
         command.main(["bench", "compare", "a", "b", f"--threshold={threshold}"])
     assert ended.value.code == 2
     assert "is not a percentage from 0 to 1000" in capsys.readouterr().err
+
+
+def test_a_flavour_that_this_kernel_lacks_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in user-mode Linux, whose kernel has no nf_tables: the command fails there."""
+    monkeypatch.setattr(contender, "lacks", lambda flavour: "it fails" if flavour is Flavour.NFT else None)
+    found, skipped = contender.contenders(["iptables", "userspace"], via_api=True)
+    assert list(map(str, found)) == ["iptables (legacy)", "userspace"]
+    assert skipped == {"iptables (nft)": "it fails"}
+    assert all(one.via_api for one in found)
+
+
+def test_a_flavour_whose_program_is_not_there_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert contender.lacks(Flavour.LEGACY) is None
+    monkeypatch.setenv("PATH", str(Path(shutil.which("unshare") or "").parent))
+    assert "iptables-legacy" in (contender.lacks(Flavour.LEGACY) or "")
