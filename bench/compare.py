@@ -128,12 +128,12 @@ class BeforeAndAfter:
 
     @property
     def floors(self) -> list[float]:
-        """By what factors the floor itself changed."""
+        """By what factors the floor itself changed, where it is what others are held against: counts have no ratio."""
         old, new = self._places
         return [
             new[place][1].quantiles["p50"].value / old[place][1].quantiles["p50"].value
             for place in old
-            if place in new and place.contestant == FLOOR
+            if place in new and place.contestant == FLOOR and new[place][1].unit != "1"
         ]
 
     @property

@@ -143,6 +143,7 @@ def test_the_worst_comes_first_and_floor_and_control_are_not_judged() -> None:
     def run(*ratios: float) -> Document:
         told = [figure(name, 1, (ratio, ratio, ratio)) for name, ratio in zip(names, (9, *ratios), strict=True)]
         told[0] = figure("floor", 1000 * ratios[0])
+        told.append(figure("floor", 0, measure="retransmits", unit="1"))
         return document(outcome(told, chance=0.01))
 
     runs = BeforeAndAfter(run(1, 1, 1, 1, 1), run(2, 0.5, 1.2, 1, 1.5), THRESHOLD)
