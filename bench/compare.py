@@ -100,12 +100,12 @@ class BeforeAndAfter:
     @cached_property
     def changes(self) -> list[Change]:
         """The worst first. Without what is not judged by itself: floor and control, which others are held against, and
-        counts of which more is better, such as attempts: they say how much was done."""
+        effort."""
         old, new = self._places
         found = [
             self._change(place, *old[place], *new[place])
             for place in old
-            if place in new and place.contestant not in (FLOOR, CONTROL) and not _is_effort(new[place][1])
+            if place in new and place.contestant not in (FLOOR, CONTROL) and not is_effort(new[place][1])
         ]
         order = list(Verdict)
         return sorted(found, key=lambda one: (order.index(one.verdict), -abs(_log(one.cost.value))))
@@ -226,7 +226,8 @@ def _chance(outcome: Outcome, place: _Place) -> float | None:
     return next((one.resolution for one in about), None)
 
 
-def _is_effort(figure: Figure) -> bool:
+def is_effort(figure: Figure) -> bool:
+    """A count of which more is better, such as attempts: how much was done, and not how well."""
     return figure.unit == "1" and not figure.less_is_better
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from bench.compare import ASSUMED_CHANCE, over
+from bench.compare import ASSUMED_CHANCE, is_effort, over
 from bench.contestant import CONTROL, FLOOR
 from bench.document import Document, Figure, Outcome
 from bench.estimate import is_told_apart
@@ -102,7 +102,7 @@ def _rivals(document: Document) -> dict[Question, dict[str, tuple[Outcome, Figur
     found: dict[Question, dict[str, tuple[Outcome, Figure]]] = {}
     for outcome in document.outcomes:
         for figure in outcome.figures:
-            if figure.contestant not in (FLOOR, CONTROL) and "p50" in figure.quantiles:
+            if figure.contestant not in (FLOOR, CONTROL) and "p50" in figure.quantiles and not is_effort(figure):
                 question = Question(outcome.scenario, outcome.services, outcome.endpoints, figure.way, figure.measure)
                 found.setdefault(question, {})[figure.contestant] = outcome, figure
     return found

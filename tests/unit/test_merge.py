@@ -153,6 +153,14 @@ def test_contestants_that_were_measured_one_after_the_other_are_held_against_eac
     assert verdict.fastest == fastest
 
 
+def test_nobody_is_fastest_at_what_was_tried() -> None:
+    parts = [
+        outcome([figure(name, tries, measure="attempts", unit="1", less_is_better=False)], key=f"restart, {name}")
+        for name, tries in (("slow", 9000), ("swift", 100))
+    ]
+    assert fleet.verdicts([document(*parts)]) == {}
+
+
 def test_what_a_node_could_not_do_is_told() -> None:
     one = document(
         outcome([figure("ebpf", 1.0)], failed={"ipvs": "it ended"}), skipped={"nftables": "no nft"}, complete=False
