@@ -11,21 +11,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Literal
 
 import msgspec
 
 from bench.contestant import CONTROL, FLOOR
 from bench.document import Document, Figure, Outcome, Unit
-from bench.estimate import Estimate
+from bench.estimate import Bootstrap, Estimate
 
 ASSUMED_CHANCE = 0.25
 """What chance does to a figure, where no control shows it: so much do two runs differ on a machine that others use."""
 MACHINE = ("cpu", "machine", "virtual", "governor")
 """Fields of an environment. Where one differs, times without a floor say nothing but that the machine is another."""
-_SIZES: tuple[Unit, ...] = ("MiB", "1")
-"""Units of what is the same on a fast and on a slow machine."""
+_OF_THE_MACHINE = ("-cpu", "-retransmits")
+"""How measures end that are numbers by their unit, and yet another on a fast machine than on a slow one."""
+_SEED = 1
+"""Of the bootstrap: the same samples always have the same intervals."""
 _DEVIATIONS = 1.96
 """Half an interval of 95 %, in standard deviations."""
 
@@ -51,8 +53,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     measure: str
     title: str
     unit: Unit
-    basis: Literal["ratio", "value"]
-    """What is compared: the ratio to the floor, or the value in ``unit``."""
+    basis: Literal["ratio", "value", "mean"]
+    """What is compared: the p50's ratio to the floor, the p50, or of failures how many there are a sample."""
     before: Estimate
     after: Estimate
     change: Estimate
@@ -152,7 +154,11 @@ class BeforeAndAfter:
 
     def _change(self, place: _Place, was_in: Outcome, was: Figure, is_in: Outcome, now: Figure) -> Change:
         has_floor = "p50" in was.ratios and "p50" in now.ratios
-        before, after = ((one.ratios if has_floor else one.quantiles)["p50"] for one in (was, now))
+        is_mean = all(_is_failures(one) and any(one.samples) for one in (was, now))
+        if is_mean:
+            before, after = _mean(was), _mean(now)
+        else:
+            before, after = ((one.ratios if has_floor else one.quantiles)["p50"] for one in (was, now))
         change = over(after, before)
         cost = change if was.less_is_better else over(before, after)
         chances = [_chance(outcome, place) for outcome in (was_in, is_in)]
@@ -160,9 +166,9 @@ class BeforeAndAfter:
         if None in chances:
             chance = max(chance, ASSUMED_CHANCE)
         failing = _share_failing(was), _share_failing(now)
-        if failing[1] - failing[0] > self.threshold:
+        if failing[1] - failing[0] > self.threshold or (_is_failures(now) and after.value > before.value == 0):
             verdict = Verdict.WORSE
-        elif not has_floor and not self.is_same_machine and was.unit not in _SIZES:
+        elif not has_floor and not self.is_same_machine and was.unit != "MiB" and not _is_count(was):
             verdict = Verdict.NOT_JUDGED
         else:
             verdict = judge(cost, chance, self.threshold)
@@ -173,7 +179,7 @@ class BeforeAndAfter:
             measure=place.measure,
             title=now.title,
             unit=now.unit,
-            basis="ratio" if has_floor else "value",
+            basis="mean" if is_mean else "ratio" if has_floor else "value",
             before=before,
             after=after,
             change=change,
@@ -228,7 +234,21 @@ def _chance(outcome: Outcome, place: _Place) -> float | None:
 
 def is_effort(figure: Figure) -> bool:
     """A count of which more is better, such as attempts: how much was done, and not how well."""
-    return figure.unit == "1" and not figure.less_is_better
+    return _is_count(figure) and not figure.less_is_better
+
+
+def _is_failures(figure: Figure) -> bool:
+    return _is_count(figure) and figure.less_is_better
+
+
+def _is_count(figure: Figure) -> bool:
+    return figure.unit == "1" and not figure.measure.endswith(_OF_THE_MACHINE)
+
+
+def _mean(figure: Figure) -> Estimate:
+    """Of all samples: a median over rounds is 0 as long as half of them are without a failure."""
+    values = [value for samples in figure.samples for value in samples]
+    return Bootstrap(len(values), _SEED).estimate(lambda drawn: fmean(values[number] for number in drawn))
 
 
 def _share_failing(figure: Figure) -> float:

@@ -89,13 +89,20 @@ def _changes(runs: BeforeAndAfter) -> Table:
 
 
 def _amounts(one: Change) -> tuple[str, str, str, str]:
-    before, after = (
-        f"{each.value:.3f} x floor" if one.basis == "ratio" else amount(each.value, one.unit)
-        for each in (one.before, one.after)
-    )
+    before, after = (_said(each.value, one) for each in (one.before, one.after))
     if one.failing[0] < one.failing[1]:
         after += f", {one.failing[1]:.1%} fail"
     return before, after, _percent(one.change), f"{one.chance:.1%}"
+
+
+def _said(value: float, one: Change) -> str:
+    match one.basis:
+        case "ratio":
+            return f"{value:.3f} x floor"
+        case "mean":
+            return f"{round(value, 3):,g} on average"
+        case "value":
+            return amount(value, one.unit)
 
 
 def _percent(change: Estimate) -> str:
@@ -128,14 +135,14 @@ def _summary(runs: BeforeAndAfter) -> Iterator[str]:
         )
     if not runs.is_same_machine:
         yield "The machines differ: times and rates without a floor are shown and not judged."
-    elif any(one.basis == "value" for one in changes):
+    elif any(one.basis != "ratio" for one in changes):
         yield "What has no floor is compared as it is: that says something if both runs had the machine to themselves."
     if runs.method:
         yield "The runs were measured in different ways: a difference may come of that."
     yield (
         f"Worse or better is what differs by more than {threshold:.1%}, with intervals that lie apart by more than "
-        f"chance: what the controls of both runs show, and {ASSUMED_CHANCE:.0%} where there is none. Unclear: these "
-        "runs can't tell."
+        f"chance: what the controls of both runs show, and {ASSUMED_CHANCE:.0%} where there is none. Failures where "
+        "there were none are worse, however few. Unclear: these runs can't tell."
     )
     silent = sum(one.false_alarm is None for one in changes)
     unknown = f" ({silent} have no intervals to say that)" if silent else ""

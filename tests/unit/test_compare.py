@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,41 @@ def test_failures_that_are_the_value_do_not_count_twice() -> None:
     was = figure("ebpf", 40, unit="1", samples=[[40.0]])
     now = figure("ebpf", 41, unit="1", samples=[[41.0]], failures={"ECONNREFUSED": 41})
     assert one_change(was, now).verdict == "same"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ([0] * 10, [25, 0, 0, 25, 0, 25, 0, 0, 25, 0], "worse"),
+        ([0] * 10, [0] * 9 + [1], "worse"),
+        ([0] * 10, [0] * 60, "same"),
+        ([0] * 9 + [1], [0] * 10, "unclear"),
+        ([40] * 10, [41] * 10, "same"),
+        ([40] * 10, [80] * 10, "worse"),
+        ([80] * 10, [40] * 60, "better"),
+        ([25, 0, 0, 25, 0, 25, 0, 0, 25, 0], [25, 0, 0, 25, 0, 25, 0, 0, 26, 0], "unclear"),
+    ],
+)
+def test_what_failed_is_judged_by_all_rounds(before: list[int], after: list[int], verdict: str) -> None:
+    was, now = (
+        figure("ebpf", statistics.median(counts), measure="failed", unit="1", samples=[[one] for one in counts])
+        for counts in (before, after)
+    )
+    change = one_change(was, now, chance=None)
+    assert (change.basis, change.verdict) == ("mean", verdict)
+    assert (change.before.value, change.after.value) == (statistics.mean(before), statistics.mean(after))
+
+
+@pytest.mark.parametrize("measure", ["churn-cpu", "stream-retransmits"])
+def test_what_the_machine_does_is_no_failure(measure: str) -> None:
+    was, now = (
+        figure("ebpf", statistics.median(counts), measure=measure, unit="1", samples=[[one] for one in counts])
+        for counts in ([0, 0, 0], [0, 0, 7])
+    )
+    assert one_change(was, now, chance=None).verdict == "same"
+    was, now = (figure("ebpf", value, measure=measure, unit="1") for value in (1, 2))
+    runs = BeforeAndAfter(document(outcome([was])), document(outcome([now]), cpu="other"), THRESHOLD)
+    assert [change.verdict for change in runs.changes] == ["not judged"]
 
 
 def test_how_much_was_tried_is_not_judged() -> None:
