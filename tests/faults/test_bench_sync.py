@@ -79,7 +79,7 @@ def test_all_that_was_asked_for_is_measured() -> None:
     counts = {figure.measure: len(figure.samples[0]) for figure in outcome.figures}
     assert counts.pop("churn") >= 1
     once = ("first-sync", "first-sync-cpu", "list-cpu", *_MEMORY, "change-cpu", "rolling-update-cpu")
-    several = {"change": 3, "rolling-update": 2, "rolling-update-step": 8}
+    several = {"change": 3, "rolling-update": 2, "rolling-update-step": 8, "rolling-update-failed": 2}
     assert counts == {**dict.fromkeys((*once, "churn-cpu", "churn-peak"), 1), **several}
     assert all(figure.contestant == "nftables" and not figure.failures for figure in outcome.figures)
     assert len(steps) == bench.steps
@@ -91,7 +91,8 @@ def test_nothing_depends_on_what_a_proxy_says_and_its_children_count() -> None:
     bench.measure(lambda _: None)
     assert bench.outcome.failed == {}
     values = {figure.measure: figure.quantiles["p50"].value for figure in bench.outcome.figures}
-    assert list(values)[-3:] == ["rolling-update", "rolling-update-step", "rolling-update-cpu"]
+    rolled = ["rolling-update", "rolling-update-step", "rolling-update-failed", "rolling-update-cpu"]
+    assert list(values)[-4:] == rolled
     assert values["resident"] > 30  # MiB: the wrapper takes less than 20, pyproxy more than 30
     assert values["first-sync-cpu"] > 0
 
