@@ -13,6 +13,7 @@ from rich.table import Table
 from bench.compare import ASSUMED_CHANCE, BeforeAndAfter, Change, Missing, Verdict
 from bench.document import Document, Unreadable, put
 from bench.estimate import Estimate
+from bench.run import STDOUT
 from bench.tables import amount
 
 FORMAT, VERSION = "pyproxy bench compared", 1
@@ -26,14 +27,18 @@ _LONGEST_REASON = 160
 
 def compare(before: Path, after: Path, threshold: float, json_file: Path | None) -> int:
     """Print what changed, write ``json_file``; the exit status: 0 nothing is worse, 1 something is, 2 that can't be
-    said. ``threshold``: a share."""
+    said. ``threshold``: a share. ``json_file``: nothing is overwritten; STDOUT as in `run`."""
+    to_stdout = json_file == STDOUT
+    if json_file is not None and not to_stdout and json_file.is_file():
+        return _refuse(f"{json_file} exists: name another file, or remove it")
     try:
         runs = BeforeAndAfter(Document.read(before), Document.read(after), threshold)
     except Unreadable as error:
         return _refuse(str(error))
     if not runs.changes and not runs.has_worse:
         return _refuse(f"{before} and {after} have no figure in common: measure the same scenarios, sizes and modes")
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    stream = sys.stderr if to_stdout else sys.stdout
+    console = Console(width=None if stream.isatty() else _WIDTH, highlight=False, stderr=to_stdout)
     for name, path, document in (("before", before, runs.before), ("after", after, runs.after)):
         said = document.environment
         about = [said[field] for field in ("node", "date", "kernel") if said.get(field)]
@@ -46,9 +51,12 @@ def compare(before: Path, after: Path, threshold: float, json_file: Path | None)
         console.print(_absence(missing), markup=False)
     for line in _summary(runs):
         console.print(line, markup=False)
-    if json_file is not None:
+    content = msgspec.json.encode(_as_json(runs))
+    if to_stdout:
+        sys.stdout.buffer.write(content + b"\n")
+    elif json_file is not None:
         try:
-            put(json_file, msgspec.json.encode(_as_json(runs)))
+            put(json_file, content)
         except OSError as error:
             return _refuse(f"{json_file} can't be written: {error.strerror}")
     if runs.has_worse:

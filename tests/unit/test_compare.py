@@ -339,6 +339,27 @@ def test_a_result_that_can_not_be_written_is_told(tmp_path: Path, capsys: pytest
     assert "told.json can't be written: No such file or directory" in capsys.readouterr().err
 
 
+def test_a_file_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same, there = document(outcome([figure("ebpf", 1.0)])), tmp_path / "told.json"
+    there.write_text("precious")
+    assert run(tmp_path, same, same, there) == 2
+    assert there.read_text() == "precious"
+    out, error = capsys.readouterr()
+    assert (out, error) == ("", f"pyproxy: {there} exists: name another file, or remove it\n")
+
+
+def test_json_goes_to_standard_output_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    same = document(outcome([figure("ebpf", 1.0)]))
+    assert run(tmp_path, same, same, Path("-")) == 0
+    out, error = capsys.readouterr()
+    assert json.loads(out)["worse"] is False
+    assert "Of 1 figures: 1 same." in error
+    assert not Path("-").exists()
+
+
 def test_of_what_is_the_same_only_the_number_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     was, now = (document(outcome([figure("ebpf", value), figure("ipvs", 3.0)])) for value in (1.0, 2.0))
     assert run(tmp_path, was, now) == 1
