@@ -108,6 +108,8 @@ class Document(msgspec.Struct, kw_only=True):
 
 
 Kind = TypeVar("Kind")
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises: the other one if a string is no UTF-8."""
 
 
 def unpacked(path: Path) -> bytes:
@@ -123,7 +125,7 @@ def format_of(path: Path, content: bytes) -> tuple[str, int]:
     """What format it says it is of, and which version of that. Raises Unreadable."""
     try:
         about = msgspec.json.decode(content, type=_About)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise _unreadable(path, error) from None
     return about.format, about.version
 
@@ -137,7 +139,7 @@ def decode(path: Path, content: bytes, kind: type[Kind], expected: str) -> Kind:
         raise Unreadable(f"{path} is of version {version}, and this pyproxy reads {VERSION}: measure again")
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise _unreadable(path, error) from None
 
 

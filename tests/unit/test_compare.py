@@ -299,6 +299,8 @@ def test_ways_of_measuring_that_differ_are_told(tmp_path: Path, capsys: pytest.C
     [
         (b"{", "can't be read"),
         (b"\xff", "can't be read"),
+        (b'{"format": "\xff"}', "can't be read"),
+        (b'{"format": "pyproxy bench", "version": 2, "environment": {"node": "\xff"}}', "can't be read"),
         (b'{"format": "other"}', "is no result of `pyproxy bench`"),
         (b'{"format": "pyproxy bench", "version": 1}', "is of version 1, and this pyproxy reads 2: measure again"),
         (b'{"format": "pyproxy bench", "version": 2}', "can't be read"),
