@@ -57,6 +57,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What chance does to a ratio in this run, as a share; None: not known."""
     fastest: list[str] = []
     """The best, and after it those that are not told apart from it; empty: nothing is told."""
+    rivals: list[str] = []
+    """Who competes for that; empty: all but floor and control."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

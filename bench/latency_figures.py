@@ -54,14 +54,14 @@ class LatencyFigures:
         return self._comparisons[way, measure]
 
     def fastest(self, way: str, measure: str) -> list[str]:
-        """The mode with the smallest p50, and after it those that are not told apart from it; none if nothing is told.
+        """The rival with the smallest p50, and after it those that are not told apart from it; none if nothing is
+        told."""
+        return self.comparison(way, measure).fastest(self.rivals(way, measure))
 
-        A connection that a relay has taken is no connection to an endpoint yet, and does not compete.
-        """
+    def rivals(self, way: str, measure: str) -> list[str]:
+        """The modes that compete: a connection that a relay has taken is no connection to an endpoint yet."""
         relays_compete = measure != "connect" or way == "bystander"
-        return self.comparison(way, measure).fastest(
-            [name for name in self.modes if relays_compete or name not in self._relaying]
-        )
+        return [name for name in self.modes if relays_compete or name not in self._relaying]
 
     def _comparison(self, way: str, measure: str) -> Comparison:
         def ratio(name: str, to: str) -> Estimate | None:

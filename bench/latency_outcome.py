@@ -43,6 +43,7 @@ def outcome(result: LatencyResult, relaying: frozenset[str], *, complete: bool) 
             measure=measure,
             resolution=figures.comparison(way.name, measure).resolution,
             fastest=figures.fastest(way.name, measure),
+            rivals=figures.rivals(way.name, measure),
         )
         for way, measure in itertools.product(WAYS, MEASURES)
     ]

@@ -74,7 +74,7 @@ def outcome(result: ThroughputResult, seconds: int, *, complete: bool) -> Outcom
     }
     modes = [name for name in result.contestants if name not in (FLOOR, CONTROL)]
     findings = [
-        Finding(way=way.name, measure=measure.name, resolution=one.resolution, fastest=one.fastest(modes))
+        Finding(way=way.name, measure=measure.name, resolution=one.resolution, fastest=one.fastest(modes), rivals=modes)
         for (way, measure), one in compared.items()
         if one.ratio(CONTROL, FLOOR)
     ]

@@ -37,7 +37,7 @@ def _of(topic: Topic) -> Iterator[str]:
 def _verdict(finding: Finding, figures: dict[str, Figure], *, with_others: bool) -> str:
     if not finding.fastest:
         return "no winner is named, since this run can't tell differences from chance."
-    others = [name for name in figures if name not in (*finding.fastest, FLOOR, CONTROL)]
+    others = [name for name in figures if name not in finding.fastest and _competes(name, finding)]
     others.sort(key=lambda name: _worth(figures[name]))
     rest = ""
     if others and with_others:
@@ -59,14 +59,14 @@ def _growth(topic: Topic, way: str) -> Iterator[str]:
     """Who costs more or less with the number of services, and who does not, of what the first sentence is about."""
     ends = topic.sizes[0], topic.sizes[-1]
     before, after = (topic.at(count, way) for count in ends)
-    chances = [topic.findings[count, way].resolution for count in ends if (count, way) in topic.findings]
-    known = [one for one in chances if one is not None]
+    found = [topic.findings[count, way] for count in ends if (count, way) in topic.findings]
+    known = [one.resolution for one in found if one.resolution is not None]
     if len(known) < len(ends):
         return
     steady, others = [], []
-    for name, figure in after.items():
+    for name in after:
         ratios = [one[name].ratios.get("p50") for one in (before, after) if name in one]
-        if figure.contestant not in (FLOOR, CONTROL) and len(ratios) == len(ends) and all(ratios):
+        if _competes(name, found[-1]) and len(ratios) == len(ends) and all(ratios):
             first, last = (one.value for one in ratios if one)
             if max(first / last, last / first) <= 1 + max(known):
                 steady.append(name)
@@ -75,6 +75,10 @@ def _growth(topic: Topic, way: str) -> Iterator[str]:
     said = _list([*([f"for {_list(steady)} it stays where it is, as far as can be told"] if steady else []), *others])
     if said:
         yield _capital(f"{topic.what(way)}, ratio to the floor from {ends[0]:,} to {services(ends[1])}: {said}.")
+
+
+def _competes(name: str, finding: Finding) -> bool:
+    return name not in (FLOOR, CONTROL) and (not finding.rivals or name in finding.rivals)
 
 
 def _worth(figure: Figure) -> float:

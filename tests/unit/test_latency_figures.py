@@ -81,6 +81,8 @@ def test_a_relay_does_not_compete_where_it_answers_itself() -> None:
     assert told.fastest("bystander", "connect") == ["relay"]
     assert told.fastest("cluster-ip", "request") == ["relay"]
     assert told.relaying_here == ["relay"]
+    assert told.rivals("cluster-ip", "connect") == ["real"]
+    assert told.rivals("cluster-ip", "request") == ["relay", "real"]
 
 
 def test_what_failed_for_a_whole_round_has_no_figures() -> None:

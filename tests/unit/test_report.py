@@ -79,6 +79,18 @@ def test_more_is_better_where_it_is() -> None:
     assert said.endswith("a is best, at 0.90 times the floor. Then come b (0.80) and c (0.50).")
 
 
+def test_who_does_not_compete_is_not_ranked() -> None:
+    small, large = (
+        outcome(size, FLOOR, figure("relay", 0.7), figure("a", 1.1), figure("b", 1.3), fastest=["a"])
+        for size in (1, 1000)
+    )
+    for one in (small, large):
+        one.findings[0] = msgspec.structs.replace(one.findings[0], rivals=["a", "b"])
+    best, growth = findings(small, large)
+    assert best.endswith("Then comes b (1.30).")
+    assert growth.endswith("for a and b it stays where it is, as far as can be told.")
+
+
 def test_it_says_that_a_run_was_interrupted() -> None:
     assert findings(complete=False)[-1] == "This run is not complete: it says what there was when it ended."
 

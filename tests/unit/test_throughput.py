@@ -113,6 +113,7 @@ def _result(rounds: int = 12, **rates: float) -> ThroughputResult:
 def test_the_best_gets_most_through() -> None:
     said = outcome(_result(slow=500, quick=900, same=901), 1, complete=True)
     assert [(one.measure, sorted(one.fastest)) for one in said.findings] == [("rate", ["quick", "same"])]
+    assert [one.rivals for one in said.findings] == [["slow", "quick", "same"]]
     figures = {(one.contestant, one.measure): one for one in said.figures}
     slow = figures["slow", "rate"]
     assert (slow.quantiles["p50"].value, slow.unit, slow.less_is_better, slow.differs) == (505.5, "1/s", False, True)
