@@ -90,6 +90,11 @@ def amount(value: float, unit: Unit) -> str:
             return f"{value:,g}"
 
 
+def to_floor(figure: Figure) -> str:
+    """Of one that has such a ratio: that of its p50. ≈: not told apart, also where nothing can tell."""
+    return f"{'' if figure.differs else '≈ '}{figure.ratios['p50'].value:.2f}"
+
+
 def sorted_by_what(figures: Sequence[Figure]) -> list[Figure]:
     """Those of the same way and measure together, both in the order in which they came first."""
     order = {what: number for number, what in enumerate(dict.fromkeys(map(_what, figures)))}
@@ -126,5 +131,4 @@ def _ratio(figure: Figure) -> str:
     ratio = figure.ratios.get("p50")
     if ratio is None:
         return _value(figure)
-    sign = "" if figure.differs else "≈ "
-    return f"{sign}{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
+    return f"{to_floor(figure)} ({ratio.low:.2f}-{ratio.high:.2f})"

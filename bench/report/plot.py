@@ -13,7 +13,7 @@ from bench.estimate import Estimate
 from bench.report.palette import Palette
 from bench.report.style import STYLE
 from bench.report.topic import Topic, p50, services
-from bench.tables import amount
+from bench.tables import amount, to_floor
 
 Json = dict[str, Any]
 View = Literal["ratio", "absolute", "distribution"]
@@ -201,10 +201,8 @@ def _rows(topic: Topic, view: View, panel: Callable[[int, str], str]) -> Iterato
 
 
 def label(figure: Figure, view: View) -> str:
-    """The p50 in words; ≈: not told apart from the floor's."""
-    if view != "ratio":
-        return amount(p50(figure).value, figure.unit)
-    return f"{'≈ ' if figure.differs is False else ''}{figure.ratios['p50'].value:.2f}"
+    """The p50 in words."""
+    return to_floor(figure) if view == "ratio" else amount(p50(figure).value, figure.unit)
 
 
 def _interval(estimate: Estimate, divisor: float) -> Json:

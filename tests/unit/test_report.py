@@ -1,10 +1,12 @@
 """What a report claims, where it is put, and that its colours can be told apart from what is behind them."""
 
+import io
 import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from bench.document import Document, Figure, Finding, Outcome
 from bench.estimate import Estimate
@@ -12,6 +14,7 @@ from bench.report.chapter import chapters
 from bench.report.folder import prepare, write_report
 from bench.report.palette import COLOURS, Palette
 from bench.run import NoPlace
+from bench.tables import overview
 
 
 def estimate(value: float, spread: float = 0.01) -> Estimate:
@@ -89,6 +92,17 @@ def test_who_does_not_compete_is_not_ranked() -> None:
     best, growth = findings(small, large)
     assert best.endswith("Then comes b (1.30).")
     assert growth.endswith("for a and b it stays where it is, as far as can be told.")
+
+
+@pytest.mark.parametrize(("differs", "sign"), [(True, ""), (False, "≈ "), (None, "≈ ")])
+def test_what_is_not_told_apart_from_the_floor_has_one_sign(differs: bool | None, sign: str) -> None:
+    one = outcome(1, FLOOR, figure("a", 1.1, differs=differs), fastest=[])
+    (chapter,) = chapters([document(one)])
+    ((_, cells, _),) = chapter.sections[0].overview()
+    assert cells[1] == f"{sign}1.10"
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(overview([one]))
+    assert f" {sign}1.10 (1.09-1.11)" in console.export_text()
 
 
 def test_it_says_that_a_run_was_interrupted() -> None:
