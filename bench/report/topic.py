@@ -29,6 +29,8 @@ class Topic:
     """Of each service."""
     several_endpoints: bool
     """Whether there is another topic that only differs in these."""
+    shares_words: bool = False
+    """Whether another measure of the scenario has the same words, and only the ways say what it is of."""
     entries: list[Entry] = field(default_factory=list)
     """At least one."""
     findings: dict[Place, Finding] = field(default_factory=dict)
@@ -42,7 +44,9 @@ class Topic:
 
     @property
     def title(self) -> str:
-        return self.words[:1].upper() + self.words[1:]
+        """Unique in a scenario."""
+        words = f"{self.words} ({self.measure})" if self.shares_words else self.words
+        return words[:1].upper() + words[1:]
 
     def what(self, way: str) -> str:
         """Way and measure in words."""
@@ -105,6 +109,11 @@ def topics(document: Document) -> list[Topic]:
             )
             topic.entries.append(Entry(outcome.services, figure))
             topic.findings |= _findings(outcome, figure)
+    measures: dict[tuple[str, str], set[str]] = {}
+    for topic in found.values():
+        measures.setdefault((topic.scenario, topic.words), set()).add(topic.measure)
+    for topic in found.values():
+        topic.shares_words = len(measures[topic.scenario, topic.words]) > 1
     return list(found.values())
 
 

@@ -105,6 +105,17 @@ def test_what_is_not_told_apart_from_the_floor_has_one_sign(differs: bool | None
     assert f" {sign}1.10 (1.09-1.11)" in console.export_text()
 
 
+def test_no_two_cards_of_a_scenario_have_the_same_title() -> None:
+    figures = [
+        figure("a", measure=measure, title=f"pod to ClusterIP: {words}")
+        for measure, words in (("one-cpu", "one: CPU time"), ("two-cpu", "two: CPU time"), ("rate", "rate"))
+    ]
+    (chapter,) = chapters([document(outcome(1, *figures, fastest=[]))])
+    topics = [card.topic for section in chapter.sections for card in section.cards]
+    assert [one.title for one in topics] == ["CPU time (one-cpu)", "CPU time (two-cpu)", "Rate"]
+    assert topics[0].what("cluster-ip") == "pod to ClusterIP: one: CPU time"
+
+
 def test_it_says_that_a_run_was_interrupted() -> None:
     assert findings(complete=False)[-1] == "This run is not complete: it says what there was when it ended."
 
