@@ -40,9 +40,9 @@ def prepare(folder: Path) -> None:
 
 
 def write_report(documents: Sequence[Document], folder: Path, step: Callable[[str], None] = lambda _: None) -> None:
-    """All of it or nothing. ``step`` is told what comes next; it takes a second for each plot.
+    """All of it or nothing, but for `results.json`: once written it stays, since the results may be nowhere else.
 
-    Raises NoPlace, as `prepare` does.
+    ``step`` is told what comes next; it takes a second for each plot. Raises NoPlace, as `prepare` does.
     """
     from bench.report import picture
     from bench.report.chapter import chapters
@@ -60,6 +60,7 @@ def write_report(documents: Sequence[Document], folder: Path, step: Callable[[st
     try:
         step("the page")
         write("results.json", results)
+        written.clear()
         attached = gzip.compress(results, mtime=0)
         if not (has_samples := len(attached) <= _MOST_BYTES):
             attached = gzip.compress(_results(list(map(_without_samples, documents))), mtime=0)

@@ -260,15 +260,18 @@ def test_each_plot_is_a_file(report: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "-o", "size=16k", "none", tmp_path], check=True)
+    subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=True)
     yield tmp_path
     subprocess.run(["/usr/bin/umount", tmp_path], check=True)
 
 
-def test_a_full_disk_leaves_nothing_half_written(small_disk: Path) -> None:
+@pytest.mark.parametrize(("proxies", "left"), [(("ebpf",), ["results.json"]), (PROXIES, [])])
+def test_a_full_disk_leaves_nothing_half_written(proxies: tuple[str, ...], left: list[str], small_disk: Path) -> None:
+    one = document(proxies=proxies, sizes=(1,))
     with pytest.raises(NoPlace, match=f"no report can be written to {small_disk}: No space left on device"):
-        write_report([document(proxies=("ebpf",), sizes=(1,))], small_disk)
-    assert list(small_disk.iterdir()) == []
+        write_report([one], small_disk)
+    assert [path.name for path in small_disk.iterdir()] == left
+    assert all(Document.read(path) == one for path in small_disk.iterdir())
 
 
 def test_too_many_samples_are_only_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

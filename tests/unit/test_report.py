@@ -195,6 +195,21 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [one.name for one in (tmp_path / "new").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_results_stay_when_drawing_ends(error: type[BaseException] | OSError, tmp_path: Path) -> None:
+    """They may be nowhere else."""
+    one = document(outcome(1, figure("a"), fastest=[]))
+
+    def step(what: str) -> None:
+        if what != "the page":
+            raise error
+
+    with pytest.raises((KeyboardInterrupt, NoPlace)):
+        write_report([one], tmp_path / "new", step)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["results.json"]
+    assert Document.read(tmp_path / "new" / "results.json") == one
+
+
 def test_what_is_in_the_way_is_said(tmp_path: Path) -> None:
     with pytest.raises(NoPlace, match=f"there is no folder {tmp_path}/none"):
         prepare(tmp_path / "none" / "report")
