@@ -285,13 +285,14 @@ def _missing(
         fell_out = outcome is not None and contestant in outcome.failed
         figures = [one for one in outcome.figures if one.contestant == contestant] if outcome else []
         failures = sum((Counter(one.failures) for one in figures if "p50" not in one.quantiles), Counter[str]())
-        mode = contestant.partition(" (")[0]  # of iptables in one of its flavours
+        names = (contestant, contestant.partition(" (")[0])  # of iptables also one of its flavours may be skipped
+        skipped = next((other.skipped[name] for name in names if name in other.skipped), None)
         if outcome is not None and fell_out:
             why = f"fell out: {outcome.failed[contestant]}"
         elif failures:
             why = f"failed: {', '.join(f'{error} {count} times' for error, count in failures.items())}"
-        elif mode in other.skipped:
-            why = f"can't run there: {other.skipped[mode]}"
+        elif skipped is not None:
+            why = f"can't run there: {skipped}"
         elif (outcome is None or not outcome.complete) and not other.complete:
             why = "interrupted before that"
         else:

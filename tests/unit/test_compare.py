@@ -244,6 +244,14 @@ def test_what_only_one_run_has_is_told(
         assert f"only before: latency, 10 x 2: ipvs: 2 figures; after: {' '.join(why.split())}\n" in told
 
 
+@pytest.mark.parametrize("skipped", ["iptables", "iptables (legacy)"])
+def test_a_flavour_that_the_other_kernel_lacks_is_told(skipped: str) -> None:
+    before = document(outcome([figure("iptables (legacy)", 1.0)]))
+    after = document(outcome([figure("ebpf", 1.0)]), skipped={skipped: "no ip_tables"})
+    missing = BeforeAndAfter(before, after, THRESHOLD).missing[0]
+    assert (missing.why, missing.fell_out) == ("can't run there: no ip_tables", False)
+
+
 def test_who_only_fails_now_is_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("floor", "ebpf")
     before = document(outcome([figure(name, 1.0) for name in names]))
