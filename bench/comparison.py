@@ -20,9 +20,9 @@ class Comparison:
 
     @property
     def resolution(self) -> float | None:
-        """What chance does to a ratio, as a share; None if that is not known."""
+        """What chance does to a ratio, as a share; None if that is not known, or has no limit."""
         control = self.ratio(CONTROL, FLOOR)
-        return None if control is None or self._rounds < FEWEST_ROUNDS else resolution(control)
+        return None if control is None or not control.low or self._rounds < FEWEST_ROUNDS else resolution(control)
 
     def differs(self, name: str) -> bool | None:
         """Whether it is told apart from the floor; None if nothing can be said."""
@@ -37,7 +37,7 @@ class Comparison:
             return []
         best, *others = sorted(ratios, key=ratios.__getitem__, reverse=not self._less_is_better)
         between = {name: self.ratio(name, best) for name in others}
-        return [best, *(name for name, ratio in between.items() if ratio and not is_told_apart(ratio, chance))]
+        return [best, *(name for name, ratio in between.items() if not (ratio and is_told_apart(ratio, chance)))]
 
 
 def visibility(comparisons: Mapping[str, Comparison], rounds: int) -> str:

@@ -25,7 +25,7 @@ from bench.requests import Requests
 from bench.scenario import Step
 from bench.streams import Streams
 from bench.throughput_outcome import ThroughputResult
-from bench.traffic import Reading, Traffic, find
+from bench.traffic import Measure, Reading, Traffic, find
 
 _STREAM, _STREAM_NODE_PORT = 5201, 30081
 _CLIENTS = {way.who for way in WAYS}
@@ -161,17 +161,24 @@ class ThroughputBench:
                 found.append((task, one, reading))
         with held():  # a round is there as a whole, or not at all
             for task, one, reading in found:
-                first, *_ = cells = [task.cell(one, measure.name) for measure in task.traffic.measures]
-                for cell in cells:
-                    values = [reading.values[cell.measure]] if reading.values else []
-                    self._result.samples.setdefault(cell, []).append(values)
-                self._result.failures.setdefault(first, Counter()).update(reading.failures)
+                measures = task.traffic.measures
+                for measure in measures:
+                    values = samples(measure, reading)
+                    self._result.samples.setdefault(task.cell(one, measure.name), []).append(values)
+                self._result.failures.setdefault(task.cell(one, measures[0].name), Counter()).update(reading.failures)
             self._result.rounds += 1
 
     def _read(self, task: _Task, one: Contestant, seconds: int) -> Reading:
         client, server = processors()
         with task.traffic.serving(task.server(one), server):
             return task.traffic.read(one.host(task.way.who), client, task.target(one), seconds)
+
+
+def samples(measure: Measure, reading: Reading) -> list[float]:
+    """Nothing got through where a reading came to nothing: left out, it would be as good as the others' median."""
+    if not reading.values:
+        return [] if measure.less_is_better else [0.0]
+    return [reading.values[measure.name]]
 
 
 def _forget_soon(one: Contestant) -> None:

@@ -11,7 +11,7 @@ from bench.comparison import Comparison, visibility
 from bench.contestant import CONTROL, FLOOR
 from bench.document import Figure, Finding, Outcome
 from bench.environment import Load
-from bench.estimate import Bootstrap, Estimate, median_of
+from bench.estimate import FEWEST_ROUNDS, Bootstrap, Estimate, median_of
 from bench.measured import Cell, Way
 from bench.place import where
 from bench.scenario import size
@@ -37,7 +37,7 @@ class ThroughputResult:
     rounds: int = 0
     """That are complete."""
     samples: dict[Cell, list[list[float]]] = field(default_factory=dict)
-    """By round: a value, or none."""
+    """By round: a value, which of a rate is nought if nothing got through, or none."""
     failures: dict[Cell, Counter[str]] = field(default_factory=dict)
     """What came to nothing, by error; counted at the first measure of a reading."""
     load: Load | None = None
@@ -80,15 +80,16 @@ def outcome(result: ThroughputResult, seconds: int, *, complete: bool) -> Outcom
     ]
     titles = {f"{way.words}, {measure.words}": one for (way, measure), one in compared.items()}
     spent = f"{where()}; each reading took {seconds} s. A relay's own CPU time is not in that of client and server."
-    remarks = [spent, visibility(titles, result.rounds), *_fruitless(result), *lacking]
+    remarks = [spent, visibility(titles, result.rounds), *lacking]
     return msgspec.structs.replace(about, figures=list(_figures(result, compared)), findings=findings, remarks=remarks)
 
 
 def _comparison(result: ThroughputResult, way: Way, measure: Measure) -> Comparison:
     def ratio(name: str, to: str) -> Estimate | None:
-        """Of readings of the same round."""
+        """Of readings of the same round; None if too many rounds lack one, or have nought to divide by."""
         ours, theirs = (result.samples.get(Cell(one, way.name, measure.name), []) for one in (name, to))
-        return _estimate([one[0] / other[0] for one, other in zip(ours, theirs, strict=False) if one and other])
+        ratios = [one[0] / other[0] for one, other in zip(ours, theirs, strict=False) if one and other and other[0]]
+        return _estimate(ratios) if len(ratios) >= min(FEWEST_ROUNDS, result.rounds) else None
 
     return Comparison(ratio, result.rounds, less_is_better=measure.less_is_better)
 
@@ -120,11 +121,3 @@ def _figures(result: ThroughputResult, compared: Mapping[tuple[Way, Measure], Co
 def _estimate(values: list[float]) -> Estimate | None:
     """Of their median; None if there are none."""
     return Bootstrap(len(values), _SEED).estimate(median_of(values)) if values else None
-
-
-def _fruitless(result: ThroughputResult) -> Iterator[str]:
-    """What has no figure to tell it with."""
-    for cell, failures in result.failures.items():
-        if cell.contestant in result.contestants and failures and not any(result.samples[cell]):
-            said = ", ".join(f"{error} {count} times" for error, count in failures.items())
-            yield f"FAILED: {cell.contestant}, {cell.way}, {cell.measure}: {said}"

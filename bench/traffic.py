@@ -30,6 +30,7 @@ class Measure(NamedTuple):
     words: str
     unit: Unit
     less_is_better: bool = False
+    """False: a rate, which is nought where a reading came to nothing. What it cost is then unknown."""
     is_compared: bool = True
     """False: a number that is mostly zero has no ratio."""
 

@@ -24,6 +24,11 @@ def test_the_best_has_the_least_or_the_most(less_is_better: bool, best: list[str
     assert [compared.differs(name) for name in ("one", CONTROL, FLOOR, "absent")] == [True, False, None, None]
 
 
+def test_who_can_not_be_compared_to_the_best_is_not_told_apart_from_it() -> None:
+    compared = Comparison(lambda name, to: None if to == "one" else _ratio(name, to), 10)
+    assert compared.fastest(["third", "one"]) == ["one", "third"]
+
+
 def test_with_too_few_rounds_nothing_is_told() -> None:
     compared = Comparison(_ratio, 9)
     assert (compared.resolution, compared.fastest(["one"]), compared.differs("one")) == (None, [], None)

@@ -12,7 +12,7 @@ from bench.requests import Requests
 from bench.streams import Streams
 from bench.throughput import ThroughputBench, ThroughputPlan
 from bench.throughput_outcome import ThroughputResult, outcome
-from bench.traffic import Measure
+from bench.traffic import Measure, Reading
 from pyproxy.manifest import parse
 
 _PLAN = ThroughputPlan(rounds=1, seconds=1, streams=4, warm_up=1, seed=1)
@@ -123,27 +123,40 @@ def test_the_best_gets_most_through() -> None:
     assert figures[FLOOR, "rate"].ratios == figures["slow", "times"].ratios == {}
 
 
-def test_a_round_that_failed_is_left_out_of_both_sides_of_a_ratio() -> None:
-    result = _result(one=500)
-    cell = Cell("one", "cluster-ip", "rate")
-    result.samples[cell][0] = []
-    result.failures[cell]["refused"] += 1
-    of_floor = result.samples[cell._replace(contestant=FLOOR)]
-    of_floor[0], of_floor[1] = [1.0], []
-    figure = next(one for one in outcome(result, 1, complete=True).figures if one.contestant == "one")
-    assert figure.quantiles["p50"].value == 506
-    assert figure.ratios["p50"].low > 0.49
-    assert figure.failures == {"refused": 1}
+def test_nothing_got_through_where_a_reading_came_to_nothing() -> None:
+    """What it cost is unknown then: a number to which a rate is that of nobody."""
+    stream = Streams("stream", 1, 5201)
+    failed, got = Reading({}, {"refused": 1}), Reading({one.name: 7.0 for one in stream.measures}, {})
+    assert [throughput.samples(one, failed) for one in stream.measures] == [[0.0], [], []]
+    assert [throughput.samples(one, got) for one in stream.measures] == [[7.0]] * 3
 
 
-def test_what_always_failed_has_no_figure_and_is_told() -> None:
-    result = _result(one=500)
-    cell = Cell("one", "cluster-ip", "rate")
-    result.samples[cell] = [[] for _ in range(12)]
-    result.failures[cell]["refused"] += 12
+def test_who_fails_most_readings_is_not_the_best_by_the_others() -> None:
+    result = _result(often=5000, always=900)
+    cell = Cell("often", "cluster-ip", "rate")
+    result.samples[cell][1:] = [[0.0] for _ in range(11)]
+    result.failures[cell]["refused"] += 11
     said = outcome(result, 1, complete=True)
-    assert ("one", "rate") not in {(one.contestant, one.measure) for one in said.figures}
-    assert "FAILED: one, cluster-ip, rate: refused 12 times" in said.remarks
+    assert [one.fastest for one in said.findings] == [["always"]]
+    figure = next(one for one in said.figures if one.contestant == "often")
+    assert (figure.quantiles["p50"].value, figure.ratios["p50"].value, figure.differs) == (0, 0, True)
+    assert figure.failures == {"refused": 11}
+
+
+@pytest.mark.parametrize(("lacks", "sample"), [("one", []), (CONTROL, []), (FLOOR, []), (FLOOR, [0.0])])
+def test_nothing_is_told_by_fewer_than_ten_pairs(lacks: str, sample: list[float]) -> None:
+    result = _result(one=500)
+    samples = result.samples[Cell(lacks, "cluster-ip", "rate")]
+    for missing, differs in ((2, True), (3, None)):
+        samples[:missing] = [sample] * missing
+        figures = outcome(result, 1, complete=True).figures
+        assert next(one for one in figures if one.contestant == "one").differs is differs
+
+
+def test_a_control_that_mostly_fails_tells_nothing() -> None:
+    result = _result(one=500)
+    result.samples[Cell(CONTROL, "cluster-ip", "rate")][1:] = [[0.0]] * 11
+    assert [(one.resolution, one.fastest) for one in outcome(result, 1, complete=True).findings] == [(None, [])]
 
 
 def test_who_fell_out_has_no_figures() -> None:
