@@ -182,7 +182,7 @@ def errors(attempts: Sequence[Attempt]) -> Counter[str]:
 
 
 def _wait_for_answers(clients: Load) -> None:
-    """In each stream. Raises NotServing."""
+    """In each stream; what failed until then is no round's. Raises NotServing."""
     found = clients.take()
     end = time.monotonic() + _ANSWERS_S
     while not all(map(_is_answered, found)):
@@ -191,6 +191,7 @@ def _wait_for_answers(clients: Load) -> None:
             raise NotServing(f"nobody answers at the service that is measured: {said}")
         time.sleep(_PAUSE_S)
         found = [before + after for before, after in zip(found, clients.take(), strict=True)]
+    clients.past.clear()
 
 
 def _is_answered(attempts: Sequence[Attempt]) -> bool:
