@@ -1,6 +1,7 @@
 """What clients notice of a proxy that starts anew: after SIGTERM, as in an upgrade; after SIGKILL, as in a crash."""
 
 import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -43,6 +44,7 @@ class Restart(Disturbance):
             self._remark(f"{one.name} was not ended by {kind}, and killed.")
         back_s = one.start()
         one.settle()
+        time.sleep(_KEPT_EVERY_S)  # until something was said on each kept connection
         found = clients.take()
         each = len(found) // len(SERVED_WAYS)
         samples = [Sample(Quantity("", f"back-{kind}", f"after {kind}: from start to serving", "s"), back_s)]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Literal, Self
@@ -88,7 +88,7 @@ class _Client:
         self._place, self._streams = place, streams
         self._caller = Caller()
         self._attempts: dict[int, list[Attempt]] = {number: [] for number in streams}
-        self._pending: set[asyncio.Task[None]] = set()
+        self._pending: set[asyncio.Task[str]] = set()
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
 
     def start(self) -> None:
@@ -123,19 +123,29 @@ class _Client:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            task = loop.create_task(self._attempt(number, stream))
-            self._pending.add(task)
-            task.add_done_callback(self._pending.discard)
+            self._start(self._attempt(number, stream))
             due = max(due + stream.every_s, loop.time())  # what a slow machine made it miss is not made up for
             await asyncio.sleep(due - loop.time())
 
-    async def _attempt(self, number: int, stream: Stream) -> None:
+    def _start(self, attempt: Coroutine[None, None, str]) -> asyncio.Task[str]:
+        """Whose outcome `take` waits for."""
+        task = asyncio.get_running_loop().create_task(attempt)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+        return task
+
+    async def _attempt(self, number: int, stream: Stream, kept: socket.socket | None = None) -> str:
+        """Its error. ``kept``: where something is said, instead of on a socket of its own."""
         began, error = time.monotonic_ns(), ""
         try:
-            (await self._answered(stream)).close()
+            if kept:
+                await self._exchange(kept)
+            else:
+                (await self._answered(stream)).close()
         except OSError as raised:
             error = error_name(raised)
         self._attempts[number].append(Attempt(began, error))
+        return error
 
     async def _keep(self, number: int, stream: Stream) -> None:
         while True:
@@ -148,12 +158,7 @@ class _Client:
                 error = ""
                 while not error:
                     await asyncio.sleep(stream.every_s)
-                    began = time.monotonic_ns()
-                    try:
-                        await self._exchange(client)
-                    except OSError as raised:
-                        error = error_name(raised)
-                    self._attempts[number].append(Attempt(began, error))
+                    error = await self._start(self._attempt(number, stream, client))
 
     async def _answered(self, stream: Stream) -> socket.socket:
         """A socket that has had its first answer: of TCP the server's greeting. Raises OSError."""

@@ -219,3 +219,15 @@ def test_clients_tell_what_became_of_each_attempt() -> None:
             clients._process.wait()
             with pytest.raises(ChildProcessError, match="the clients have ended"):
                 clients.take()
+
+
+def test_a_kept_connection_that_falls_silent_is_waited_for() -> None:
+    """It takes a second to know, and who takes the attempts before would have it in those of the next round."""
+    with Lab() as lab:
+        pod = lab.pods["pod-2"]
+        kept = Stream(place_of(lab.pods["pod-1"]), (pod.ipv4, SERVER_PORT), "TCP", 0.01, kept=True)
+        with Steady(processors()[0], [kept]) as clients:
+            until(lambda: any(clients.take()), lambda: "nobody answers")
+            Victim(lab.node, pod).vanish()
+            time.sleep(0.2)
+            assert [one.error for one in clients.take()[0] if one.error] == ["TimeoutError"]
