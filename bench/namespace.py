@@ -63,7 +63,7 @@ class Namespace:
         In a process group of its own, so that Ctrl-C reaches only the one who cleans up. ``options`` of Popen.
         """
         process = subprocess.Popen(self._inside(command), stdin=subprocess.DEVNULL, process_group=0, **options)
-        self._processes.append(process)
+        self._processes = [*filter(_needs_care, self._processes), process]
         return process
 
     def remove(self) -> None:
@@ -71,9 +71,8 @@ class Namespace:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            for pipe in (process.stdout, process.stderr):
-                if pipe:
-                    pipe.close()
+            for pipe in _pipes(process):
+                pipe.close()
         if self.path.exists():
             self._end_strangers()
             netns.remove(self.name)
@@ -98,6 +97,15 @@ def sweep(prefix: str) -> None:
         pid = name.removeprefix(prefix).partition("-")[0]
         if name.startswith(prefix) and pid.isdigit() and not Path("/proc", pid).exists():
             netns.remove(name)
+
+
+def _needs_care(process: subprocess.Popen[bytes]) -> bool:
+    """Nobody has seen its end, or closed what it wrote to."""
+    return process.returncode is None or not all(pipe.closed for pipe in _pipes(process))
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> list[IO[bytes]]:
+    return [pipe for pipe in (process.stdout, process.stderr) if pipe]
 
 
 def setns(handle: IO[bytes]) -> None:

@@ -96,6 +96,8 @@ def serving(host: Host, cpu: int, command: Sequence[str | Path], ports: Sequence
     finally:
         process.kill()
         process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def _on(cpu: int, command: Sequence[str | Path]) -> list[str | Path]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from pyroute2 import netns
@@ -98,6 +99,17 @@ def test_a_server_ends_with_who_needs_it(lab: Lab) -> None:
         (process,) = (one for one in pod.namespace._processes if one.poll() is None)
         raise KeyboardInterrupt
     assert process.returncode == -signal.SIGKILL
+
+
+def test_a_reading_leaves_nothing_open(lab: Lab) -> None:
+    """There are a thousand of them in a run: as many as a process may have files."""
+    pod, requests = lab.pods["pod-2"], Requests("requests", [9000], kept=True)
+    found = []
+    for _ in range(3):
+        with requests.serving(pod, 0):
+            run(pod, 0, ["true"], 1)
+        found.append((len(list(Path("/proc/self/fd").iterdir())), len(pod.namespace._processes)))
+    assert found == [found[0]] * 3
 
 
 def test_a_server_that_does_not_start_says_why(lab: Lab) -> None:
