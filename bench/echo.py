@@ -7,15 +7,14 @@ event loop it would be most of what is measured.
 
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 import msgspec
 
+from bench.helper import Helper
 from bench.place import Place
 
 _BACKLOG = 4096
@@ -29,37 +28,21 @@ class Listener(msgspec.Struct, frozen=True):
     """Each for TCP and UDP, of IPv4."""
 
 
-class Echo:
+class Echo(Helper):
     """The process, for who needs it. Use as a context manager, inside of that of its places."""
 
     def __init__(self, cpu: int, listeners: Sequence[Listener]) -> None:
-        self._command = [sys.executable, "-m", "bench.echo", str(cpu), msgspec.json.encode(listeners).decode()]
+        super().__init__("bench.echo", str(cpu), msgspec.json.encode(listeners).decode())
 
     def __enter__(self) -> Self:
-        # In a process group of its own, so that Ctrl-C reaches only the one who cleans up.
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+        """Once it listens. Raises ChildProcessError if it does not get there."""
+        super().__enter__()
         try:
-            assert self._process.stdout is not None
-            if self._process.stdout.readline() != b"ready\n":
-                raise ChildProcessError("the server of the measurement did not start; what it said is above")
+            self.answer()
         except BaseException:
-            self._end()
+            self.__exit__(None, None, None)
             raise
         return self
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
 
 
 def main() -> None:

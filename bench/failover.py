@@ -109,11 +109,7 @@ class Victim:
         """The port. Raises ChildProcessError."""
         place = f"{self._pod.name}={self._pod.namespace.path}"
         command = [sys.executable, "-m", "bench.server", str(self.port), place]
-
-        def start() -> subprocess.Popen[bytes]:
-            return self._pod.namespace.start(command, stdout=subprocess.PIPE)
-
-        self._process = self._pod.cgroup.run(start) if self._pod.cgroup else start()
+        self._process = self._pod.start(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
             raise ChildProcessError("the endpoint that is to die did not start; what it said is above")
@@ -121,7 +117,7 @@ class Victim:
     def close(self) -> None:
         """The port, and with it all that is open there."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def vanish(self) -> None:
         with self._node.namespace.links() as links:

@@ -5,15 +5,13 @@ Each place that it asks from is a thread which lives there, and all but one of t
 
 import gc
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
+from bench.helper import Helper
 from bench.measure import Caller, Samples, Target
 from bench.place import Place
 
@@ -27,39 +25,16 @@ class Order(msgspec.Struct, frozen=True):
     count: int
 
 
-class Prober:
+class Prober(Helper):
     """The process, for who orders measurements. Use as a context manager, inside of that of its places."""
 
     def __init__(self, cpu: int) -> None:
-        self._cpu = cpu
-
-    def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "bench.prober", str(self._cpu)]
-        # In a process group of its own, so that Ctrl-C reaches only the one who cleans up.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
-        return self
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        super().__init__("bench.prober", str(cpu))
 
     def measure(self, place: Place, name: str, targets: Sequence[Target], count: int) -> Samples:
-        """As `Caller.measure` does, from ``place``. Raises OSError if the process has ended."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        """As `Caller.measure` does, from ``place``. Raises ChildProcessError if the process has ended."""
         order = Order(place, name, list(targets), count)
-        self._process.stdin.write(msgspec.json.encode(order) + b"\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise ChildProcessError("the measuring client has ended; what it said is above")
-        return msgspec.json.decode(answer, type=Samples)
+        return msgspec.json.decode(self.exchange(msgspec.json.encode(order)), type=Samples)
 
 
 def main() -> None:

@@ -10,17 +10,16 @@ import errno
 import os
 import resource
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import msgspec
 
+from bench.helper import Helper
 from bench.measure import Caller, Target, error_name
 from bench.place import Place
 
@@ -47,38 +46,18 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     """Its name; empty: answered. Of a kept stream it means that the connection is lost."""
 
 
-class Steady:
+class Steady(Helper):
     """The process, for who wants the load. Use as a context manager, inside of that of its places."""
 
     def __init__(self, cpu: int, streams: Sequence[Stream]) -> None:
-        self._command = [sys.executable, "-m", "bench.steady", str(cpu), msgspec.json.encode(streams).decode()]
-
-    def __enter__(self) -> Self:
-        # In a process group of its own, so that Ctrl-C reaches only the one who cleans up.
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        super().__init__("bench.steady", str(cpu), msgspec.json.encode(streams).decode())
 
     def take(self) -> list[list[Attempt]]:
         """By stream, what was tried since the last time; the outcome of all that has begun is waited for.
 
         Raises ChildProcessError if the process has ended.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            os.write(self._process.stdin.fileno(), b"\n")
-        except BrokenPipeError:
-            pass  # then there is no answer either
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise ChildProcessError("the clients have ended; what they said is above")
-        return msgspec.json.decode(answer, type=list[list[Attempt]])
+        return msgspec.json.decode(self.exchange(b""), type=list[list[Attempt]])
 
 
 class _Client:
