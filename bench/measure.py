@@ -62,6 +62,7 @@ class Caller:
                     converse(client, target)
                     samples.append(time.perf_counter_ns() - started)
                 except OSError as error:
+                    client.close()  # an answer that comes too late is none to the next question
                     failures[error_name(error)] += 1
                     if failures.total() == _ENOUGH_FAILURES:
                         break
@@ -110,12 +111,14 @@ def _request(caller: Caller, targets: Sequence[Target]) -> Talks:
 
 
 def _kept(caller: Caller, targets: Sequence[Target]) -> Talks:
-    with caller.stream() as client:
-        client.connect(targets[0])
-        for _ in range(_SETTLES):
-            _ask(client, targets[0])
-        while True:
-            yield client, targets[0], _ask
+    """All on one connection, until one fails."""
+    while True:
+        with caller.stream() as client:
+            client.connect(targets[0])
+            for _ in range(_SETTLES):
+                _ask(client, targets[0])
+            while client.fileno() >= 0:
+                yield client, targets[0], _ask
 
 
 def _udp(caller: Caller, targets: Sequence[Target]) -> Talks:

@@ -1,7 +1,11 @@
 """What a measurement's client and server do to the machine they measure: nothing that the next sample would feel."""
 
 import os
+import socket
+import struct
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +44,28 @@ def test_failures_are_no_samples_and_are_not_tried_for_ever(lab: Lab, prober: Pr
     assert samples.failures["ECONNREFUSED"] <= 3
     pod = lab.pods["pod-2"].ipv4
     assert len(prober.measure(_place(lab, "pod-1"), measure, [(pod, 9000)], 5).ns) == 5
+
+
+def test_an_answer_that_comes_too_late_is_none_to_the_next_question(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So after a failure there is another connection."""
+    monkeypatch.setattr("bench.measure._PATIENCE", struct.pack("@ll", 0, 500_000))
+    connections: list[int] = []
+
+    def serve() -> None:
+        for swallowed in (7, None):
+            client, _ = listening.accept()
+            connections.append(0)
+            with client, suppress(ConnectionResetError):
+                while question := client.recv(2048):
+                    connections[-1] += 1
+                    if connections[-1] != swallowed:
+                        client.send(question)
+
+    with lab.pods["pod-1"].namespace.entered(), socket.create_server(("127.0.0.1", 9000)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        samples = Caller().measure("kept", [("127.0.0.1", 9000)], 10)
+    assert (len(samples.ns), samples.failures) == (9, {"EAGAIN": 1})
+    assert connections == [7, 5 + 8]
 
 
 def test_connections_leave_no_port_resting(lab: Lab, prober: Prober) -> None:
