@@ -1,6 +1,5 @@
 """Scenarios in which something happens to a proxy, or behind it, over and over, while clients go on connecting."""
 
-import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -12,12 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 from bench import synthetic
 from bench.contender import Proxy
 from bench.contestant import PATIENCE_S, Contestant, NotServing
-from bench.document import Figure, Outcome, Unit
-from bench.estimate import Bootstrap, Estimate
+from bench.document import Outcome
 from bench.interrupt import held
 from bench.lab import SERVER_PORT
 from bench.measured import WAYS
 from bench.place import place_of, processors
+from bench.record import Measure, Record
 from bench.scenario import Step, size
 from bench.steady import Attempt, Steady, Stream
 
@@ -26,22 +25,12 @@ SERVED_WAYS = tuple((way, way.through) for way in WAYS if way.through)
 _PAST_POD, _PAST_EVERY_S = "pod-3", 0.02
 _ANSWERS_S = 10.0
 _PAUSE_S = 0.1
-_SEED = 1
-"""Of the bootstrap: the same samples always have the same intervals."""
-
-
-class Quantity(NamedTuple):
-    """What is measured once a round."""
-
-    way: str
-    measure: str
-    title: str
-    unit: Unit
-    less_is_better: bool = True
 
 
 class Sample(NamedTuple):
-    quantity: Quantity
+    """What comes of a round."""
+
+    measure: Measure
     value: float
     failures: Mapping[str, int] = MappingProxyType({})
     """By error."""
@@ -81,8 +70,9 @@ class Disturbance(ABC):
         self._services, self._endpoints = services, endpoints
         self._rounds = rounds
         self._patience_s = patience_s
-        self._found: list[list[Sample]] = []
-        """By round."""
+        self._record = Record(str(contender))
+        self._done = 0
+        """Rounds that are complete."""
         self._failed: dict[str, str] = {}
         self._remarks: list[str] = []
 
@@ -101,9 +91,9 @@ class Disturbance(ABC):
             scenario=self.scenario,
             services=self._services,
             endpoints=self._endpoints,
-            complete=len(self._found) == self._rounds or bool(self._failed),
-            rounds=len(self._found),
-            figures=self._figures(),
+            complete=self._done == self._rounds or bool(self._failed),
+            rounds=self._done,
+            figures=self._record.figures(),
             failed=self._failed,
             remarks=self._remarks,
         )
@@ -124,7 +114,10 @@ class Disturbance(ABC):
                         found += self._disturb(kind, one, clients)
                         found.append(self._past(kind, clients))
                     with held():  # a round is there as a whole, or not at all
-                        self._found.append(found)
+                        for measure, value, failures in found:
+                            self._record.add(measure, value, start=number)
+                            self._record.add_failures(measure, failures)
+                        self._done += 1
             except NotServing as error:
                 self._failed[one.name] = str(error)
 
@@ -149,31 +142,12 @@ class Disturbance(ABC):
         if failures:
             self._remark("Connections past the proxy failed as well: look there before you blame it for the others.")
         title = f"{kind}, past the proxy: failed"
-        return Sample(Quantity("bystander", f"failed-{kind}", title, "1"), failures.total(), failures)
+        return Sample(Measure(f"failed-{kind}", title, "1", "bystander"), failures.total(), failures)
 
     def _remark(self, sentence: str) -> None:
         """Once."""
         if sentence not in self._remarks:
             self._remarks.append(sentence)
-
-    def _figures(self) -> list[Figure]:
-        by_quantity: dict[Quantity, list[Sample]] = {}
-        for sample in (sample for samples in self._found for sample in samples):
-            by_quantity.setdefault(sample.quantity, []).append(sample)
-        return [
-            Figure(
-                contestant=str(self._contender),
-                way=quantity.way,
-                measure=quantity.measure,
-                title=quantity.title,
-                unit=quantity.unit,
-                less_is_better=quantity.less_is_better,
-                quantiles=_quantiles([sample.value for sample in samples]),
-                failures=dict(sum((Counter(sample.failures) for sample in samples), Counter[str]())),
-                samples=[[sample.value] for sample in samples],
-            )
-            for quantity, samples in by_quantity.items()
-        ]
 
 
 def errors(attempts: Sequence[Attempt]) -> Counter[str]:
@@ -196,10 +170,3 @@ def _wait_for_answers(clients: Load) -> None:
 
 def _is_answered(attempts: Sequence[Attempt]) -> bool:
     return not all(attempt.error for attempt in attempts)
-
-
-def _quantiles(values: Sequence[float]) -> dict[str, Estimate]:
-    """Of one value a round."""
-    median = Bootstrap(len(values), _SEED).estimate(lambda rounds: statistics.median([values[one] for one in rounds]))
-    most = max(values)
-    return {"p50": median} | ({"max": Estimate(most, most, most)} if len(values) > 1 else {})

@@ -10,10 +10,11 @@ import time
 from typing import Any, ClassVar
 
 from bench.contestant import Contestant, NotServing
-from bench.disturbance import SERVED_WAYS, Disturbance, Load, Quantity, Sample, errors
+from bench.disturbance import SERVED_WAYS, Disturbance, Load, Sample, errors
 from bench.lab import SERVER_PORT, Host
 from bench.measured import measured, tcp_and_udp
 from bench.place import place_of
+from bench.record import Measure
 from bench.steady import Attempt, Stream
 
 _VICTIM, _OTHERS = "pod-2", ("pod-3", "pod-4")
@@ -65,13 +66,13 @@ class Failover(Disturbance):
             head, failures = f"{_WORDS[kind]}, {way.words}", errors(attempts)
             last_ns = max((attempt.began_ns for attempt in attempts if attempt.error), default=0)
             samples += [
-                Sample(Quantity(way.name, f"failed-{kind}", f"{head}: failed", "1"), failures.total(), failures),
+                Sample(Measure(f"failed-{kind}", f"{head}: failed", "1", way.name), failures.total(), failures),
                 Sample(
-                    Quantity(way.name, f"since-death-{kind}", f"{head}: from its end to the last that failed", "s"),
+                    Measure(f"since-death-{kind}", f"{head}: from its end to the last that failed", "s", way.name),
                     max(0, last_ns - died_ns) * _NS,
                 ),
                 Sample(
-                    Quantity(way.name, f"since-event-{kind}", f"{head}: from the event to the last that failed", "s"),
+                    Measure(f"since-event-{kind}", f"{head}: from the event to the last that failed", "s", way.name),
                     max(0, last_ns - told_ns) * _NS,
                 ),
             ]

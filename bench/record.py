@@ -5,12 +5,13 @@ drawn anew one by one for an interval, which says what another few samples of th
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench.document import Figure, Unit
-from bench.estimate import Bootstrap, Estimate, Series
+from bench.estimate import Bootstrap, Estimate, Series, median_of
 
-_SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+_SHARES = {"p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 _SEED = 1
 """Of the bootstrap: the same samples always have the same intervals."""
 _FINE = 10**9
@@ -21,6 +22,8 @@ class Measure(NamedTuple):
     name: str
     title: str
     unit: Unit
+    way: str = ""
+    less_is_better: bool = True
 
 
 class Record:
@@ -30,12 +33,12 @@ class Record:
         self._failures: dict[Measure, Counter[str]] = {}
 
     def add(self, measure: Measure, *values: float, start: int = 0) -> None:
-        """``start``: of the proxy, from 0; they come in order."""
+        """``start``: of the proxy, or round, from 0; they come in order."""
         rounds = self._samples.setdefault(measure, [])
         rounds += [[] for _ in range(start + 1 - len(rounds))]
         rounds[start] += values
 
-    def add_failures(self, measure: Measure, failures: Counter[str]) -> None:
+    def add_failures(self, measure: Measure, failures: Mapping[str, int]) -> None:
         self._failures.setdefault(measure, Counter()).update(failures)
 
     def figures(self) -> list[Figure]:
@@ -45,21 +48,27 @@ class Record:
         samples = [value for values in rounds for value in values]
         return Figure(
             contestant=self._contestant,
+            way=measure.way,
             measure=measure.name,
             title=measure.title,
             unit=measure.unit,
+            less_is_better=measure.less_is_better,
             quantiles=_quantiles(samples),
             failures=dict(self._failures.get(measure, {})),
             samples=rounds,
         )
 
 
+def median(samples: Sequence[float]) -> Estimate:
+    return Bootstrap(len(samples), _SEED).estimate(median_of(samples))
+
+
 def _quantiles(samples: list[float]) -> dict[str, Estimate]:
     series = Series([[round(value * _FINE)] for value in samples])
     bootstrap = Bootstrap(len(samples), _SEED)
-    found = {}
+    found = {"p50": median(samples)}
     for name, share in _SHARES.items():
-        if name == "p50" or series.has(share):
+        if series.has(share):
             exact = bootstrap.estimate(series.quantile(share))
             found[name] = Estimate(exact.value / _FINE, exact.low / _FINE, exact.high / _FINE)
     if len(samples) > 1:

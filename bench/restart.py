@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from bench.contestant import Contestant
-from bench.disturbance import SERVED_WAYS, Disturbance, Load, Quantity, Sample, errors
+from bench.disturbance import SERVED_WAYS, Disturbance, Load, Sample, errors
 from bench.lab import SERVER_PORT
 from bench.measured import measured, tcp_and_udp
 from bench.place import place_of
+from bench.record import Measure
 from bench.steady import Attempt, Stream
 
 _PODS = ("pod-2", "pod-3", "pod-4")
@@ -47,7 +48,7 @@ class Restart(Disturbance):
         time.sleep(_KEPT_EVERY_S)  # until something was said on each kept connection
         found = clients.take()
         each = len(found) // len(SERVED_WAYS)
-        samples = [Sample(Quantity("", f"back-{kind}", f"after {kind}: from start to serving", "s"), back_s)]
+        samples = [Sample(Measure(f"back-{kind}", f"after {kind}: from start to serving", "s"), back_s)]
         for index, (way, _) in enumerate(SERVED_WAYS):
             tcp, udp, *kept = found[index * each : (index + 1) * each]
             failures = Counter({f"TCP {error}": count for error, count in errors(tcp).items()})
@@ -56,17 +57,15 @@ class Restart(Disturbance):
             head = f"{kind}, {way.words}"
             samples += [
                 Sample(
-                    Quantity(way.name, f"attempts-{kind}", f"{head}: new connections and datagrams", "1", False),
+                    Measure(f"attempts-{kind}", f"{head}: new connections and datagrams", "1", way.name, False),
                     len(tcp) + len(udp),
                 ),
+                Sample(Measure(f"failed-{kind}", f"{head}: of them failed", "1", way.name), failures.total(), failures),
                 Sample(
-                    Quantity(way.name, f"failed-{kind}", f"{head}: of them failed", "1"), failures.total(), failures
-                ),
-                Sample(
-                    Quantity(way.name, f"longest-gap-{kind}", f"{head}: longest time in which all failed", "s"),
+                    Measure(f"longest-gap-{kind}", f"{head}: longest time in which all failed", "s", way.name),
                     max(longest_gap(tcp), longest_gap(udp)),
                 ),
-                Sample(Quantity(way.name, f"lost-{kind}", f"{head}: lost of {_KEPT} kept", "1"), lost.total(), lost),
+                Sample(Measure(f"lost-{kind}", f"{head}: lost of {_KEPT} kept", "1", way.name), lost.total(), lost),
             ]
         return samples
 

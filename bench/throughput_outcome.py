@@ -11,15 +11,14 @@ from bench.comparison import Comparison, visibility
 from bench.contestant import CONTROL, FLOOR
 from bench.document import Figure, Finding, Outcome
 from bench.environment import Load
-from bench.estimate import FEWEST_ROUNDS, Bootstrap, Estimate, median_of
+from bench.estimate import FEWEST_ROUNDS, Estimate
 from bench.measured import Cell, Way
 from bench.place import where
+from bench.record import median
 from bench.scenario import size
 from bench.traffic import Measure
 
 SCENARIO = "throughput"
-_SEED = 1
-"""Of the bootstrap: the same readings always have the same intervals."""
 
 
 @dataclass(slots=True)
@@ -89,7 +88,7 @@ def _comparison(result: ThroughputResult, way: Way, measure: Measure) -> Compari
         """Of readings of the same round; None if too many rounds lack one, or have nought to divide by."""
         ours, theirs = (result.samples.get(Cell(one, way.name, measure.name), []) for one in (name, to))
         ratios = [one[0] / other[0] for one, other in zip(ours, theirs, strict=False) if one and other and other[0]]
-        return _estimate(ratios) if len(ratios) >= min(FEWEST_ROUNDS, result.rounds) else None
+        return median(ratios) if len(ratios) >= min(FEWEST_ROUNDS, result.rounds) else None
 
     return Comparison(ratio, result.rounds, less_is_better=measure.less_is_better)
 
@@ -98,8 +97,8 @@ def _figures(result: ThroughputResult, compared: Mapping[tuple[Way, Measure], Co
     for way, measure, name in itertools.product(result.ways, result.measures, result.contestants):
         cell = Cell(name, way.name, measure.name)
         samples = result.samples.get(cell, [])
-        value = _estimate([*itertools.chain(*samples)])
-        if value is None:
+        values = [*itertools.chain(*samples)]
+        if not values:
             continue
         comparison = compared.get((way, measure))
         ratio = comparison.ratio(name, FLOOR) if comparison and name != FLOOR else None
@@ -110,14 +109,9 @@ def _figures(result: ThroughputResult, compared: Mapping[tuple[Way, Measure], Co
             title=f"{way.words}: {measure.words}",
             unit=measure.unit,
             less_is_better=measure.less_is_better,
-            quantiles={"p50": value},
+            quantiles={"p50": median(values)},
             ratios={"p50": ratio} if ratio else {},
             differs=comparison.differs(name) if comparison else None,
             failures=dict(result.failures.get(cell, {})),
             samples=samples,
         )
-
-
-def _estimate(values: list[float]) -> Estimate | None:
-    """Of their median; None if there are none."""
-    return Bootstrap(len(values), _SEED).estimate(median_of(values)) if values else None

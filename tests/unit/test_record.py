@@ -41,6 +41,14 @@ def test_samples_are_kept_by_start_and_figures_come_in_the_order_of_their_first_
     record.add_failures(_COUNT, Counter(TimeoutError=1))
     record.add(_LAG, 0.1, start=2)
     lag, count = record.figures()
-    assert (lag.contestant, lag.measure, lag.title, lag.unit) == ("nftables", *_LAG)
-    assert (lag.samples, lag.quantiles["p50"].value, lag.failures) == ([[0.3], [], [0.1]], 0.3, {})
+    assert (lag.contestant, lag.measure, lag.title, lag.unit) == ("nftables", *_LAG[:3])
+    assert (lag.samples, lag.quantiles["p50"].value, lag.failures) == ([[0.3], [], [0.1]], 0.2, {})
     assert (count.samples, count.quantiles["p50"].value, count.failures) == ([[7, 8, 9]], 8, {"TimeoutError": 3})
+
+
+def test_a_figure_says_of_which_way_it_is_and_what_is_better() -> None:
+    record = Record("nftables")
+    record.add(Measure("attempts", "tried", "1", "node-port", less_is_better=False), 1)
+    (figure,) = record.figures()
+    assert (figure.way, figure.less_is_better) == ("node-port", False)
+    assert (_figure(1).way, _figure(1).less_is_better) == ("", True)
