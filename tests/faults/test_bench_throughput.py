@@ -1,19 +1,18 @@
 """`bench throughput` for real: iperf3, wrk and nginx in labs, who falls out, an interruption. No rate is judged."""
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
-from pyroute2 import netns
 
 from bench.contender import Contender
 from bench.contestant import CONTROL, FLOOR, Contestant
-from bench.lab import PREFIX, Lab
+from bench.lab import Lab
 from bench.place import processors
 from bench.requests import Requests
 from bench.throughput import ThroughputBench, ThroughputPlan
 from bench.traffic import run
+from tests.faults.traces import traces
 
 _PLAN = ThroughputPlan(rounds=1, seconds=1, streams=4, warm_up=1, seed=1)
 _STREAM, _STREAMS_FROM_OUTSIDE, _CONNECTIONS, _KEPT_FROM_OUTSIDE = 0, 4, 6, 10
@@ -81,6 +80,8 @@ def test_who_does_not_answer_falls_out() -> None:
 
 
 def test_an_interruption_keeps_whole_rounds_and_leaves_nothing_behind() -> None:
+    before = traces()
+
     def step(what: str) -> None:
         if what.startswith("round 2"):
             raise KeyboardInterrupt
@@ -90,7 +91,7 @@ def test_an_interruption_keeps_whole_rounds_and_leaves_nothing_behind() -> None:
         bench.measure(step)
     assert (bench.outcome.rounds, bench.outcome.complete) == (1, False)
     assert all(len(one.samples) == 1 for one in bench.outcome.figures)
-    assert [name for name in netns.listnetns() if name.startswith(f"{PREFIX}{os.getpid()}-")] == []
+    assert traces() == before
 
 
 def test_a_server_ends_with_who_needs_it(lab: Lab) -> None:
