@@ -153,7 +153,7 @@ def test_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str
         (["run", "--manifests", ".", "--detect-local-mode", "Magic"], "argument --detect-local-mode: invalid"),
         (["run", "--manifests", ".", "--log-format", "xml"], "--logging-format: invalid choice: 'xml'"),
         (["run", "--manifests", ".", "-v", "much"], "argument -v/--v: invalid int value: 'much'"),
-        (["bench"], "the following arguments are required: SCENARIO"),
+        (["bench", "soup"], "invalid choice: 'soup'"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2_and_says_why(

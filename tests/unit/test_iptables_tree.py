@@ -114,14 +114,15 @@ def most_levels(span: int) -> int:
     return max(1, ceil(span / STRIDE))
 
 
-def most_rules(span: int, a_key: int = 1) -> int:
+def most_rules(span: int, a_key: int = 1, leaf: int = LEAF) -> int:
     """How many rules a packet to any number looks at, if no key has more than ``a_key``.
 
     The rule of entry, then for each level all ways on, each of which is one rule or at most INLINE that stand there
-    themselves; and the last chain may hold LEAF keys.
+    themselves; and the last chain may hold LEAF keys, or ``leaf``, if the tree would else be deeper than DEEPEST.
     """
     ways_on = (1 << STRIDE) * max(1, INLINE if a_key <= INLINE else 1)
-    return 1 + (most_levels(span) - 1) * ways_on + max(ways_on, LEAF * a_key)
+    levels = most_levels(span) if leaf == LEAF else min(most_levels(span), DEEPEST)
+    return 1 + (levels - 1) * ways_on + max(ways_on, leaf * a_key)
 
 
 def keys_in(space: Space) -> SearchStrategy[int]:
@@ -193,7 +194,7 @@ def test_a_packet_meets_the_rules_of_its_key_and_no_others(space: Space, data: s
         found = walk(tree, chains, space, number)
         assert found.met == [f"RULE-{number}-{index}" for index in range(counts.get(number, 0))]
         assert len(found.entered) <= most_levels(span)
-        assert found.looked_at <= most_rules(span, MOST_RULES)
+        assert found.looked_at <= most_rules(span, MOST_RULES, tree._leaf)
         entered.update(found.entered)
     assert entered == chains.keys()  # nothing is there that no key needs
     assert all(chains.values())
