@@ -38,12 +38,10 @@ class _Screen:
         self._before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
         self._shown = ""
 
-    @property
-    def has_keys(self) -> bool:
-        """Whether keys can be read."""
-        return self._before is not None
-
     def __enter__(self) -> Self:
+        # A signal that comes right before a wait would only be seen after it.
+        self._wakes, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woken_before = signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         self._terminates = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._stops = signal.signal(signal.SIGTSTP, self._stop)
         self._open()
@@ -53,6 +51,19 @@ class _Screen:
         signal.signal(signal.SIGTSTP, self._stops)
         self._close()
         signal.signal(signal.SIGTERM, self._terminates)
+        signal.set_wakeup_fd(self._woken_before)
+        os.close(self._wakes)
+        os.close(self._woken)
+
+    def pressed(self, seconds: float) -> str:
+        """The key, within so long; empty if none is, or a signal came."""
+        keys = [sys.stdin] if self._before is not None else []
+        ready, _, _ = select.select([*keys, self._wakes], [], [], max(0.0, seconds))
+        if self._wakes in ready:
+            os.read(self._wakes, 64)
+        if sys.stdin not in ready:
+            return ""
+        return os.read(sys.stdin.fileno(), 1).decode(errors="replace") or "q"  # at its end nobody can press anything
 
     def show(self, text: str) -> None:
         self._shown = _HOME + text + _REST_OF_SCREEN
@@ -142,23 +153,12 @@ def _live(mode: Counts, first: Reading, sort: str, interval: float, screen: _Scr
         shown = list(islice(lines(rows(before, now, sort), size.columns), size.lines - 2))
         styled = [f"{title[: size.columns]}", f"{_BOLD}{shown[0]}{_PLAIN}", *shown[1:]]
         screen.show("\n".join(line + _REST_OF_LINE for line in styled))
-        key = _pressed(now.at + interval - time.monotonic(), screen.has_keys)
+        key = screen.pressed(now.at + interval - time.monotonic())
         if key == "q":
             return
         sort = _KEYS.get(key, sort)
         if time.monotonic() >= now.at + interval:
             before, now = now, _read(mode)
-
-
-def _pressed(seconds: float, has_keys: bool) -> str:
-    """Within so long; empty if nothing is."""
-    if not has_keys:
-        time.sleep(max(0.0, seconds))
-        return ""
-    ready, _, _ = select.select([sys.stdin], [], [], max(0.0, seconds))
-    if not ready:
-        return ""
-    return os.read(sys.stdin.fileno(), 1).decode(errors="replace") or "q"  # at its end nobody can press anything
 
 
 def _print(text: str) -> None:
