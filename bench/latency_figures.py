@@ -34,7 +34,9 @@ class LatencyFigures:
         self.result = result
         self._relaying = relaying
         self._bootstrap = Bootstrap(result.rounds, _SEED)
-        self._series = {cell: Series(rounds) for cell, rounds in result.samples.items()}
+        # Who fell out in the midst has fewer rounds than the others.
+        there = {cell: rounds for cell, rounds in result.samples.items() if cell.contestant in result.contestants}
+        self._series = {cell: Series(rounds) for cell, rounds in there.items()}
         pairs = itertools.product((way.name for way in WAYS), MEASURES)
         self._comparisons = {(way, measure): self._comparison(way, measure) for way, measure in pairs}
 

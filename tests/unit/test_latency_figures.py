@@ -105,3 +105,13 @@ def test_the_floor_is_no_ratio_of_itself() -> None:
     told = figures(one=110)
     assert told.cells[Cell(FLOOR, "cluster-ip", "connect")].ratios == {}
     assert told.cells[Cell(CONTROL, "cluster-ip", "connect")].ratios["p50"].value == pytest.approx(1, abs=0.02)
+
+
+def test_who_fell_out_in_the_midst_has_no_figures_and_harms_nobodys() -> None:
+    told = figures(one=110, gone=120)
+    for cell in [cell for cell in told.result.samples if cell.contestant == "gone"]:
+        del told.result.samples[cell][7:]
+    told.result.contestants.remove("gone")
+    told = LatencyFigures(told.result, frozenset())
+    assert {cell.contestant for cell in told.cells} == {FLOOR, CONTROL, "one"}
+    assert told.fastest("cluster-ip", "connect") == ["one"]
