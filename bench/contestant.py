@@ -12,7 +12,7 @@ from bench.contender import Proxy
 from bench.feed import Feed, put_node
 from bench.lab import Host, Lab
 from bench.sentinel import Sentinel
-from bench.subject import Subject, logged
+from bench.subject import Subject, last_words
 
 FLOOR = "floor"
 """In its lab no proxy ever ran: what all others are held against."""
@@ -23,7 +23,6 @@ PATIENCE_S = 600.0
 _QUIET = ("--sync-period", "1h")
 """A proxy that reads the kernel back meanwhile would be somebody else's p99."""
 _PAUSE_S = 0.002
-_LOG_TAIL = 2000
 
 
 class NotServing(Exception):
@@ -117,4 +116,4 @@ class Contestant:
 
     @property
     def _last_words(self) -> str:
-        return logged(self._log)[-_LOG_TAIL:] if self._log else ""
+        return last_words(self._log) if self._log else ""

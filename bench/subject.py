@@ -10,6 +10,7 @@ from typing import IO
 from bench.lab import CLUSTER_CIDRS, NODE_NAME, Lab
 
 _ENDS_S = 10.0
+_LOG_TAIL = 2000
 
 
 def pyproxy_run(mode: str, *flags: str | Path) -> list[str]:
@@ -21,6 +22,11 @@ def pyproxy_run(mode: str, *flags: str | Path) -> list[str]:
 def logged(log: IO[bytes]) -> str:
     """All of it until now, without moving the place where the proxy writes."""
     return Path(f"/proc/self/fd/{log.fileno()}").read_text(errors="replace")
+
+
+def last_words(log: IO[bytes]) -> str:
+    """The end of it, as much as tells why a proxy has ended."""
+    return logged(log)[-_LOG_TAIL:]
 
 
 class Subject:

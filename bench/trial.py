@@ -18,9 +18,7 @@ from bench.feed import Feed, Object, put_node
 from bench.kernel_memory import kernel_mib
 from bench.lab import Lab
 from bench.processes import Memory, Processes
-from bench.subject import Subject, logged
-
-_LOG_TAIL = 2000
+from bench.subject import Subject, last_words, logged
 
 
 class FirstSync(NamedTuple):
@@ -109,4 +107,4 @@ class Trial:
             raise self._failed(f"the proxy did not get there in {self._patience_s:g} s")
 
     def _failed(self, what: str) -> NotServing:
-        return NotServing(f"{what}; its log: {logged(self._log)[-_LOG_TAIL:]}")
+        return NotServing(f"{what}; its log: {last_words(self._log)}")
