@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bench import throughput_outcome
 from bench.contender import Proxy
 from bench.contest import Contest
-from bench.contestant import Contestant
+from bench.contestant import PATIENCE_S, Contestant
 from bench.document import Outcome
 from bench.environment import Clock
 from bench.interrupt import held
@@ -45,6 +45,8 @@ class ThroughputPlan:
     """Seconds of connections by each way that has a Service, before the first round."""
     seed: int
     """Of the orders that are drawn."""
+    patience_s: float = PATIENCE_S
+    """Who takes longer to serve everything falls out."""
 
 
 class _Task(NamedTuple):
@@ -72,7 +74,7 @@ class ThroughputBench:
 
     def __init__(self, contenders: Sequence[Proxy], services: int, endpoints: int, plan: ThroughputPlan) -> None:
         self._plan = plan
-        self._contest = Contest(contenders, f"{plan.seed}/{services}/{endpoints}")
+        self._contest = Contest(contenders, f"{plan.seed}/{services}/{endpoints}", plan.patience_s)
         self._http_ports = endpoint_ports(endpoints)
         http, stream = WAYS, ways(_STREAM, _STREAM_NODE_PORT)
         kinds: list[tuple[Traffic, tuple[Way, ...]]] = [

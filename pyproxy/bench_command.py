@@ -166,7 +166,7 @@ def _full(options: argparse.Namespace) -> int:
     rounds = 10
     latencies = latency.Plan(rounds=60, samples=100, warm_up=70_000, seed=1, patience_s=options.patience)
     syncs = sync.Plan(churn_s=10, patience_s=options.patience)
-    throughputs = ThroughputPlan(rounds=rounds, seconds=1, streams=8, warm_up=5, seed=1)
+    throughputs = ThroughputPlan(rounds, seconds=1, streams=8, warm_up=5, seed=1, patience_s=options.patience)
     largest = [(max(options.services), max(options.endpoints))]
     method = {"latency": asdict(latencies), "sync": asdict(syncs), "throughput": asdict(throughputs)}
     return _run(
@@ -221,7 +221,9 @@ def _throughput(options: argparse.Namespace) -> int:
     prepare_for_the_lab()
     from bench.throughput import ThroughputBench, ThroughputPlan
 
-    plan = ThroughputPlan(options.rounds, options.seconds, options.streams, options.warm_up, options.seed)
+    plan = ThroughputPlan(
+        options.rounds, options.seconds, options.streams, options.warm_up, options.seed, options.patience
+    )
     return _run(
         options, asdict(plan), lambda proxies: [ThroughputBench(proxies, *size, plan) for size in _sizes(options)]
     )
