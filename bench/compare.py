@@ -26,8 +26,6 @@ MACHINE = ("cpu", "machine", "virtual", "governor")
 """Fields of an environment. Where one differs, times without a floor say nothing but that the machine is another."""
 _OF_THE_MACHINE = ("-cpu", "-retransmits")
 """How measures end that are numbers by their unit, and yet another on a fast machine than on a slow one."""
-_SEED = 1
-"""Of the bootstrap: the same samples always have the same intervals."""
 _DEVIATIONS = 1.96
 """Half an interval of 95 %, in standard deviations."""
 
@@ -246,7 +244,7 @@ def _is_count(figure: Figure) -> bool:
 def _mean(figure: Figure) -> Estimate:
     """Of all samples: a median over rounds is 0 as long as half of them are without a failure."""
     values = [value for samples in figure.samples for value in samples]
-    return Bootstrap(len(values), _SEED).estimate(lambda drawn: fmean(values[number] for number in drawn))
+    return Bootstrap(len(values)).estimate(lambda drawn: fmean(values[number] for number in drawn))
 
 
 def _share_failing(figure: Figure) -> float:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from bench.compare import ASSUMED_CHANCE, BeforeAndAfter, Change, Missing, Verdict
@@ -15,11 +14,10 @@ from bench.document import Document, Unreadable, put
 from bench.estimate import Estimate
 from bench.run import STDOUT
 from bench.tables import amount
+from bench.terminal import console
 
 FORMAT, VERSION = "pyproxy bench compared", 1
 """Of the JSON."""
-_WIDTH = 160
-"""Of tables where there is no terminal to fit."""
 _NOTHING_WORSE, _SOMETHING_WORSE, _CAN_NOT_COMPARE = 0, 1, 2
 _COLOURS = {Verdict.WORSE: "bold red", Verdict.BETTER: "green", Verdict.UNCLEAR: "yellow"}
 _LONGEST_REASON = 160
@@ -37,20 +35,19 @@ def compare(before: Path, after: Path, threshold: float, json_file: Path | None)
         return _refuse(str(error))
     if not runs.changes and not runs.has_worse:
         return _refuse(f"{before} and {after} have no figure in common: measure the same scenarios, sizes and modes")
-    stream = sys.stderr if to_stdout else sys.stdout
-    console = Console(width=None if stream.isatty() else _WIDTH, highlight=False, stderr=to_stdout)
+    place = console(stderr=to_stdout)
     for name, path, document in (("before", before, runs.before), ("after", after, runs.after)):
         said = document.environment
         about = [said[field] for field in ("node", "date", "kernel") if said.get(field)]
-        console.print(f"{name}: {path}: {', '.join(about)}", markup=False)
+        place.print(f"{name}: {path}: {', '.join(about)}", markup=False)
     if runs.environment or runs.method:
-        console.print(_differences(runs))
+        place.print(_differences(runs))
     if any(one.verdict is not Verdict.SAME for one in runs.changes):
-        console.print(_changes(runs))
+        place.print(_changes(runs))
     for missing in runs.missing:
-        console.print(_absence(missing), markup=False)
+        place.print(_absence(missing), markup=False)
     for line in _summary(runs):
-        console.print(line, markup=False)
+        place.print(line, markup=False)
     content = msgspec.json.encode(_as_json(runs))
     if to_stdout:
         sys.stdout.buffer.write(content + b"\n")

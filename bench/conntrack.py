@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from bench import flows, synthetic
@@ -16,6 +15,7 @@ from bench.canary import Canary
 from bench.feed import Feed, Manifests, put_node
 from bench.lab import NODE_NAME, SERVER_PORT, Lab
 from bench.subject import Subject, pyproxy_run
+from bench.terminal import console
 
 _DNS = "10.96.0.53"
 _ROUNDS = 10
@@ -60,7 +60,7 @@ class ConntrackBench:
             table.add_column(name, justify="right")
         times = (statistics.median(quiet), statistics.median(busy), max(busy))
         table.add_row(f"{took:.2f} s", *(f"{value * 1000:.1f} ms" for value in times))
-        Console().print(table)
+        console().print(table)
         return 0
 
 

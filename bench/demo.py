@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
@@ -23,13 +22,13 @@ from rich.table import Table
 from bench.ask import Answer, ask
 from bench.lab import SERVER_PORT, Host, Lab
 from bench.subject import Subject, pyproxy_run
+from bench.terminal import console
 from pyproxy import modes
 from pyproxy.table import Mode
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 REQUESTS = 80  # of each row: that four pods answer evenly and one of them never, is a chance of 1 in 2,400,000,000
 _PATIENCE_S = 40.0  # ebpf mode compiles its programs, which takes twenty seconds in user-mode Linux
-_WIDTH = 132  # of the table where there is no terminal to fit
 _NODE = {"IPv4": "172.18.0.2", "IPv6": "fd00:172:18::2"}
 _SHOP = {"pod-1", "pod-2", "pod-3", "pod-4"}
 _FRONTENDS = {
@@ -93,13 +92,11 @@ def demo(names: list[str], *, as_json: bool) -> int:
     if not EXAMPLES.is_dir():
         print(f"pyproxy: there are no examples in {EXAMPLES}; run the demo from a checkout", file=sys.stderr)
         return 1
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH
+    stdout = console()
     why_not = {name: modes.load(name).probe() for name in names}
     runnable = [name for name, why in why_not.items() if why is None]
     rows: list[Row] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("building the lab", total=len(runnable) * len(list(questions())))
         for name in runnable:
             for row in _serve(name):
@@ -110,18 +107,18 @@ def demo(names: list[str], *, as_json: bool) -> int:
         print(json.dumps({"ok": ok, "modes": why_not, "rows": [asdict(row) | {"ok": row.ok} for row in rows]}))
         return 0 if ok else 1
     if rows:
-        console.print(_table(runnable, rows))
+        stdout.print(_table(runnable, rows))
     for name, why in why_not.items():
         if why is not None:
-            console.print(f"mode {name} can't run here: {why}", markup=False)
+            stdout.print(f"mode {name} can't run here: {why}", markup=False)
     for row in rows:
         for failure in row.failures[:3]:
-            console.print(f"FAILED {row.mode}: {row.who} → {row.what} {row.target}: {failure}", markup=False)
+            stdout.print(f"FAILED {row.mode}: {row.who} → {row.what} {row.target}: {failure}", markup=False)
     if relaying := [name for name in runnable if modes.load(name).ends_connections]:
-        console.print(
+        stdout.print(
             f"in mode {', '.join(relaying)} this node relays: pods see its address, whoever asks", markup=False
         )
-    console.print(f"{sum(row.ok for row in rows)} of {len(rows)} rows are as they must be", highlight=False)
+    stdout.print(f"{sum(row.ok for row in rows)} of {len(rows)} rows are as they must be", highlight=False)
     return 0 if ok else 1
 
 

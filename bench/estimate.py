@@ -22,6 +22,9 @@ _EPSILON = 1e-6
 FEWEST_ROUNDS = 10
 """With fewer, an interval is not believed."""
 
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+"""By name: the share of samples that are not above it."""
+
 Rounds = Sequence[int]
 """Which rounds a statistic is to be of, by number, some of them several times."""
 
@@ -33,7 +36,8 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Bootstrap:
-    def __init__(self, rounds: int, seed: int) -> None:
+    def __init__(self, rounds: int, seed: int = 1) -> None:
+        """``seed``: of the draws. The same samples always have the same intervals."""
         draws = random.Random(seed)
         self._all = range(rounds)
         self._draws = [draws.choices(self._all, k=rounds) for _ in range(_DRAWS)]

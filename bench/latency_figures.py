@@ -6,14 +6,10 @@ from functools import cached_property
 
 from bench.comparison import Comparison
 from bench.contestant import CONTROL, FLOOR
-from bench.estimate import Bootstrap, Estimate, Series
+from bench.estimate import QUANTILES, Bootstrap, Estimate, Series
 from bench.latency_result import LatencyResult
 from bench.measure import MEASURES
 from bench.measured import WAYS, Cell
-
-SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-_SEED = 1
-"""Of the bootstrap: the same samples always have the same intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +17,7 @@ class Figure:
     """Of one cell."""
 
     quantiles_ns: dict[str, Estimate]
-    """By the names in SHARES, those for which there are samples enough."""
+    """By the names in QUANTILES, those for which there are samples enough."""
     ratios: dict[str, Estimate]
     """To the floor's."""
     differs: bool | None
@@ -33,7 +29,7 @@ class LatencyFigures:
         """``relaying``: who answers connect() at the node itself, before any endpoint is asked."""
         self.result = result
         self._relaying = relaying
-        self._bootstrap = Bootstrap(result.rounds, _SEED)
+        self._bootstrap = Bootstrap(result.rounds)
         # Who fell out in the midst has fewer rounds than the others.
         there = {cell: rounds for cell, rounds in result.samples.items() if cell.contestant in result.contestants}
         self._series = {cell: Series(rounds) for cell, rounds in there.items()}
@@ -75,16 +71,16 @@ class LatencyFigures:
         series = self._series[cell]
         quantiles = {
             name: self._bootstrap.estimate(series.quantile(share))
-            for name, share in SHARES.items()
+            for name, share in QUANTILES.items()
             if series.has(share)
         }
         floor = cell._replace(contestant=FLOOR)
-        ratios = {name: self._ratio(cell, floor, name) for name in SHARES if cell.contestant != FLOOR}
+        ratios = {name: self._ratio(cell, floor, name) for name in QUANTILES if cell.contestant != FLOOR}
         known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
         return Figure(quantiles, known, self.comparison(cell.way, cell.measure).differs(cell.contestant))
 
     def _ratio(self, cell: Cell, to: Cell, name: str) -> Estimate | None:
-        series, other, share = self._series.get(cell), self._series.get(to), SHARES[name]
+        series, other, share = self._series.get(cell), self._series.get(to), QUANTILES[name]
         if series is None or other is None or not (series.has(share) and other.has(share)):
             return None
         return self._bootstrap.estimate(series.ratio(other, share))

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
 from bench import fleet
 from bench.document import VERSION, Document, Unreadable, decode, format_of, put, unpacked
+from bench.terminal import console
 
 FORMAT = "pyproxy bench merged"
-_WIDTH = 160
-"""Of tables where there is no terminal to fit."""
 _WHOSE = ("node", "kernel", "date")
 
 
@@ -42,12 +40,12 @@ def merge(files: Sequence[Path], output: Path, *, force: bool = False) -> int:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"{output} can't be written: {error.strerror}")
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    stdout = console()
     verdicts = fleet.verdicts(documents)
     if verdicts:
-        console.print(fleet.table(documents, verdicts))
+        stdout.print(fleet.table(documents, verdicts))
     for line in fleet.summary(documents, verdicts):
-        console.print(line, markup=False)
+        stdout.print(line, markup=False)
     return 0
 
 

@@ -9,11 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench.document import Figure, Unit
-from bench.estimate import Bootstrap, Estimate, Series, median_of
+from bench.estimate import QUANTILES, Bootstrap, Estimate, Series, median_of
 
-_SHARES = {"p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-_SEED = 1
-"""Of the bootstrap: the same samples always have the same intervals."""
 _FINE = 10**9
 """Statistics are of whole numbers."""
 
@@ -60,15 +57,15 @@ class Record:
 
 
 def median(samples: Sequence[float]) -> Estimate:
-    return Bootstrap(len(samples), _SEED).estimate(median_of(samples))
+    return Bootstrap(len(samples)).estimate(median_of(samples))
 
 
 def _quantiles(samples: list[float]) -> dict[str, Estimate]:
     series = Series([[round(value * _FINE)] for value in samples])
-    bootstrap = Bootstrap(len(samples), _SEED)
+    bootstrap = Bootstrap(len(samples))
     found = {"p50": median(samples)}
-    for name, share in _SHARES.items():
-        if series.has(share):
+    for name, share in QUANTILES.items():
+        if name not in found and series.has(share):
             exact = bootstrap.estimate(series.quantile(share))
             found[name] = Estimate(exact.value / _FINE, exact.low / _FINE, exact.high / _FINE)
     if len(samples) > 1:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import tables
@@ -16,9 +15,8 @@ from bench.document import Document, Outcome, Unreadable
 from bench.environment import Clock, Load, environment
 from bench.interrupt import held
 from bench.scenario import Part
+from bench.terminal import console
 
-_WIDTH = 160
-"""Of tables where there is no terminal to fit."""
 _INTERRUPTED = 130
 _PASSING = ("date", "load", "load after")
 """What of an environment may change while the same thing is measured."""
@@ -100,18 +98,17 @@ def run(
 
 def show(document: Document, *, to_stderr: bool = False) -> None:
     """Tables of all of it, and what a reader has to know about them."""
-    stream = sys.stderr if to_stderr else sys.stdout
-    console = Console(width=None if stream.isatty() else _WIDTH, highlight=False, stderr=to_stderr)
+    place = console(stderr=to_stderr)
     has_ratios = False
     for group in tables.by_size([one for one in document.outcomes if one.figures]):
         if (table := tables.quantiles(group)) is not None:
-            console.print(table)
-        console.print(tables.overview(group))
+            place.print(table)
+        place.print(tables.overview(group))
         for remark in _remarks(group):
-            console.print(remark, markup=False)
+            place.print(remark, markup=False)
         has_ratios |= any(figure.ratios for outcome in group for figure in outcome.figures)
     if has_ratios:
-        console.print(tables.LEGEND, markup=False)
+        place.print(tables.LEGEND, markup=False)
 
 
 def _remarks(group: Sequence[Outcome]) -> Iterator[str]:
@@ -131,12 +128,12 @@ def _remarks(group: Sequence[Outcome]) -> Iterator[str]:
 
 def _measure(parts: Sequence[Part], document: Document, file: Path | None) -> int:
     """The exit status. Whatever ends it, what was measured until then is in ``document``, and in ``file``."""
-    console = Console(stderr=True)
+    stderr = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    silent = not console.is_terminal
+    silent = not stderr.is_terminal
     status = 0
     # It draws when told to, which is while nothing is measured.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=silent) as progress:
+    with Progress(*columns, console=stderr, transient=True, auto_refresh=False, disable=silent) as progress:
         task = progress.add_task("", total=sum(part.steps for part in parts))
         reached = 0
         for number, part in enumerate(parts, 1):

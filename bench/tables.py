@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bench.contestant import FLOOR
 from bench.document import Figure, Outcome, Unit
-from bench.estimate import Estimate
+from bench.estimate import QUANTILES, Estimate
 
 LEGEND = (
     "A ratio is to the floor, a path where no proxy ever ran; in brackets: where 95 % of 1,000 bootstraps over the "
@@ -17,7 +17,7 @@ LEGEND = (
 )
 _MANY = 3
 """So many names are a number."""
-_QUANTILES = ("p50", "p90", "p99", "p99.9", "max")
+_QUANTILES = (*QUANTILES, "max")
 
 
 def overview(outcomes: Sequence[Outcome]) -> Table:

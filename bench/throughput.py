@@ -126,7 +126,7 @@ class ThroughputBench:
             for number in range(self._plan.rounds):
                 self._round(step, f"round {number + 1} of {self._plan.rounds}")
                 self._result.load = clock.load()
-            self._contest.check()
+                self._contest.check()
 
     def objects(self, pod: str) -> list[dict[str, Any]]:
         """What proxies are to serve: the Service that is measured, and the load beside it.

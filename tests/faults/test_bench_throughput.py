@@ -1,6 +1,7 @@
 """`bench throughput` for real: iperf3, wrk and nginx in labs, who falls out, an interruption. No rate is judged."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,31 @@ def test_who_does_not_answer_falls_out() -> None:
     bench.measure(lambda _: None)
     assert bench.outcome.failed[CONTROL].startswith("nobody answers: pod to ClusterIP: TCP, one stream: ")
     assert {one.contestant for one in bench.outcome.figures} == {FLOOR}
+
+
+def test_who_takes_too_long_to_serve_falls_out() -> None:
+    class Idler(Contender):
+        def command(self, *_: object) -> list[str]:
+            return ["sleep", "infinity"]
+
+    plan = replace(_PLAN, patience_s=1)
+    bench = _bench([Idler("idle")], _STREAM, plan=plan)
+    bench.measure(lambda _: None)
+    assert bench.outcome.failed["idle"].startswith("the proxy did not get there in 1 s")
+
+
+def test_who_ends_falls_out_after_that_round() -> None:
+    bench = _bench([Contender("nftables")], _STREAM, plan=replace(_PLAN, rounds=2))
+
+    def step(what: str) -> None:
+        if what.startswith("round 1"):
+            bench._contest.contestants[2].stop()
+
+    bench.measure(step)
+    assert bench.outcome.failed["nftables"].startswith("the proxy ended")
+    rounds = {cell.contestant: len(samples) for cell, samples in bench._result.samples.items()}
+    assert rounds == {FLOOR: 2, CONTROL: 2, "nftables": 1}
+    assert {one.contestant for one in bench.outcome.figures} == {FLOOR, CONTROL}
 
 
 def test_an_interruption_keeps_whole_rounds_and_leaves_nothing_behind() -> None:
