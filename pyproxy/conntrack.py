@@ -1,4 +1,4 @@
-"""Removes UDP flows that still lead to an endpoint that is no longer in its pool.
+"""Removes UDP flows that still lead to an endpoint that is no longer in its pool, and connections begun too early.
 
 TCP notices a dead peer; a UDP client that keeps its port would talk to nobody for as long as it talks. So after a
 sync that took something away, conntrack's flows are read once and the stale ones deleted in batches, both over
@@ -6,18 +6,23 @@ netlink and both in a thread of its own: no sync waits for it.
 
 Flows are told by the kernel's own words for them: the original destination is a frontend, the reply source is what
 it was translated to. A flow that was never translated, since there was no endpoint when it began, is stale, too.
+
+So is a connection whose first packet came before its frontend was known: conntrack remembers for two minutes
+(nf_conntrack_tcp_timeout_syn_sent) that it goes untranslated. Forgotten, it succeeds with the client's next packet,
+one second later; and nobody else gets nowhere because he happens to have the same port after it.
 """
 
 import logging
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition
 
 from pyproxy.address import IP, contains
-from pyproxy.kernel.flow import Flow, Socket, delete, udp_flows
+from pyproxy.kernel.flow import Flow, Socket, delete, udp_flows, unserved
 from pyproxy.observer import Observer, Sync
 from pyproxy.table import Family, Host, Prefix, Route, Scope, Table, Transport, is_own
 
@@ -26,6 +31,8 @@ log = logging.getLogger("pyproxy.conntrack")
 _TRY_AGAIN_S = 1.0
 _CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
+_FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+_PROTOCOLS = {Transport.TCP: socket.IPPROTO_TCP, Transport.SCTP: socket.IPPROTO_SCTP}
 
 
 @dataclass(slots=True)
@@ -119,41 +126,46 @@ class Reconciler(Observer):
         self._wake = Condition()
         self._newest = Table({}, Host())
         self._is_writing = False
-        self._is_due = False
-        self._lost: list[Route] = []  # routes as they were before they changed or went
+        self._due = _Due()
 
     def syncing(self) -> None:
         with self._wake:
             self._is_writing = True
 
     def synced(self, sync: Sync) -> None:
-        """Asks for work if the sync touched a UDP route. The first one always does, for a restart."""
+        """Asks for work if the sync touched a UDP route, or brought a frontend. The first does, for a restart."""
         before, now, changed = sync.before, sync.now, sync.changed
         ids = before.routes.keys() | now.routes.keys() if changed is None else changed
-        lost = [before.routes[id] for id in ids if id in before.routes]
-        lost = [route for route in lost if route.transport is Transport.UDP]
-        is_due = bool(lost) or any(id in now.routes and now.routes[id].transport is Transport.UDP for id in ids)
+        due = _Due()
+        for id in ids:
+            old, new = before.routes.get(id), now.routes.get(id)
+            for route in filter(None, (old, new)):
+                due.udp |= route.transport is Transport.UDP
+            if old is not None and old.transport is Transport.UDP:
+                due.lost.append(old)
+            if new is not None and new.transport is not Transport.UDP and _has_more_frontends(new, old):
+                due.begun.append(new)
         with self._wake:
             self._newest, self._is_writing = now, False
-            self._is_due |= is_due
-            self._lost += lost
+            self._due.add(due)
             self._wake.notify()
 
     def run(self) -> None:
         """Never returns; made for a daemon thread."""
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._is_due)
-                table, lost = self._newest, self._lost
-                self._is_due, self._lost = False, []
+                self._wake.wait_for(lambda: self._due)
+                table, due = self._newest, self._due
+                self._due = _Due()
             started = time.monotonic()
             try:
-                deleted = self._reconcile(table, lost)
+                deleted = self._reconcile(table, due.lost) if due.udp else 0
+                deleted += delete(begun_too_early(due.begun))
             except OSError as error:
                 log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
                 time.sleep(_TRY_AGAIN_S)
                 with self._wake:  # what was lost is told nowhere else
-                    self._is_due, self._lost = True, lost + self._lost
+                    self._due.add(due)
                 continue
             took = time.monotonic() - started
             log.info("conntrack reconciled", extra={"deleted": deleted, "ms": round(took * 1000, 1)})
@@ -170,8 +182,43 @@ class Reconciler(Observer):
         return delete(stale)
 
 
+@dataclass(slots=True)
+class _Due:
+    """What is to be looked for in conntrack."""
+
+    udp: bool = False
+    """Flows of UDP."""
+    lost: list[Route] = field(default_factory=list)
+    """Routes of UDP as they were before they changed or went."""
+    begun: list[Route] = field(default_factory=list)
+    """Routes of connections that have frontends which were not there before."""
+
+    def __bool__(self) -> bool:
+        return self.udp or bool(self.begun)
+
+    def add(self, other: "_Due") -> None:
+        self.udp |= other.udp
+        self.lost += other.lost
+        self.begun += other.begun
+
+
 def stale_flows(expected: Expectation) -> list[Flow]:
     """Every UDP flow that leads elsewhere. Raises OSError."""
-    return [
-        flow for family in (socket.AF_INET, socket.AF_INET6) for flow in udp_flows(family) if expected.is_stale(flow)
-    ]
+    return [flow for family in _FAMILIES.values() for flow in udp_flows(family) if expected.is_stale(flow)]
+
+
+def begun_too_early(routes: Iterable[Route]) -> list[Flow]:
+    """Connections to frontends of these that began before anybody translated them, and wait since. Raises OSError."""
+    found: list[Flow] = []
+    waited_for: defaultdict[tuple[int, int], set[Socket]] = defaultdict(set)
+    for route in routes:
+        asked = _FAMILIES[route.id.family], _PROTOCOLS[route.transport]
+        waited_for[asked] |= {_packed(frontend.address, frontend.port) for frontend in route.frontends}
+    for (family, protocol), frontends in waited_for.items():
+        waiting = unserved(family, protocol)
+        found += [flow for flow in waiting if flow.destination in frontends and not flow.was_answered]
+    return found
+
+
+def _has_more_frontends(new: Route, old: Route | None) -> bool:
+    return old is None or old.transport is not new.transport or not {*new.frontends} <= {*old.frontends}

@@ -17,7 +17,7 @@ Socket = bytes
 
 _CTNETLINK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = _CTNETLINK | 1, _CTNETLINK | 2  # IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE
-_ORIGINAL, _REPLY, _STATUS, _TIMEOUT, _ID, _ZONE, _FILTER = 1, 2, 3, 7, 12, 18, 25  # CTA_*
+_ORIGINAL, _REPLY, _STATUS, _TIMEOUT, _ID, _ZONE, _FILTER, _STATUS_MASK = 1, 2, 3, 7, 12, 18, 25, 26  # CTA_*
 _FILTER_ORIGINAL = 1  # CTA_FILTER_ORIG_FLAGS
 _BY_PROTOCOL = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM, Linux 5.8; without it every flow is dumped and passed over here
 _HEADER_BYTES = 4  # of nfgenmsg
@@ -29,7 +29,7 @@ _RESTS_S = 1
 
 
 class Flow(NamedTuple):
-    """A UDP flow in conntrack."""
+    """One that conntrack knows, of a protocol with ports."""
 
     destination: Socket
     """What the client sends to."""
@@ -46,7 +46,13 @@ class Flow(NamedTuple):
     @property
     def source(self) -> Socket:
         """The client, or whoever spoke first."""
-        return _side(dict(attributes(self.attributes))[_ORIGINAL], source=True) or b""
+        _, source = _side(dict(attributes(self.attributes))[_ORIGINAL], source=True)
+        return source
+
+    @property
+    def was_answered(self) -> bool:
+        (status,) = struct.unpack("!I", dict(attributes(self.attributes))[_STATUS])
+        return bool(status & _ANSWERED)
 
     @property
     def handle(self) -> bytes:
@@ -70,7 +76,7 @@ def translated() -> int:
                 (status,) = struct.unpack("!I", fields[_STATUS])
                 if not status & _TRANSLATED:
                     continue
-                flow = _flow(data[_HEADER_BYTES:])
+                flow = _flow(data[_HEADER_BYTES:], socket.IPPROTO_UDP)
                 (left,) = struct.unpack("!I", fields[_TIMEOUT])
                 # The kernel goes by the longer one only after two seconds (nf_conntrack_udp_packet).
                 rested = (unanswered_s if left <= unanswered_s else answered_s) - left
@@ -101,29 +107,43 @@ def _timeout(name: str) -> int:
 
 def udp_flows(family: int) -> Iterator[Flow]:
     """Every UDP flow of one address family in this network namespace, in one dump. Raises OSError."""
-    protocol = nested(_PROTO, attribute(1, bytes([socket.IPPROTO_UDP])))
-    choice = nested(_ORIGINAL, protocol)
+    return _dump(family, socket.IPPROTO_UDP)
+
+
+def unserved(family: int, protocol: int) -> Iterator[Flow]:
+    """Connections that nobody has translated, nor answered yet, in one dump. Raises OSError.
+
+    Before Linux 5.18 the kernel dumps every connection, and some that were answered come, too: see `was_answered`.
+    """
+    state = attribute(_STATUS, struct.pack("!I", 0))
+    state += attribute(_STATUS_MASK, struct.pack("!I", _ANSWERED | _TRANSLATED))
+    return (flow for flow in _dump(family, protocol, state) if flow.endpoint == flow.destination)
+
+
+def _dump(family: int, protocol: int, choice: bytes = b"") -> Iterator[Flow]:
+    choice += nested(_ORIGINAL, nested(_PROTO, attribute(1, bytes([protocol]))))
     choice += nested(_FILTER, attribute(_FILTER_ORIGINAL, struct.pack("=I", _BY_PROTOCOL)))
     with Netlink(NETFILTER) as netlink:
         for data in netlink.dump(Message(_GET, _header(family) + choice)):
-            flow = _flow(data[_HEADER_BYTES:])
+            flow = _flow(data[_HEADER_BYTES:], protocol)
             if flow is not None:
                 yield flow
 
 
-def _flow(data: bytes) -> Flow | None:
-    """None if it is not UDP."""
+def _flow(data: bytes, protocol: int) -> Flow | None:
+    """None if it is of another protocol."""
     for layout in _LAYOUTS:
         if data.startswith(layout.original) and data.startswith(layout.reply, layout.length):
             to, to_port, source, source_port = layout.offsets
             destination = data[to : to + layout.address] + data[to_port : to_port + 2]
             endpoint = data[source : source + layout.address] + data[source_port : source_port + 2]
-            return Flow(destination, endpoint, data) if data[layout.protocol] == socket.IPPROTO_UDP else None
+            return Flow(destination, endpoint, data) if data[layout.protocol] == protocol else None
     sides = dict(attributes(data))
     if _ORIGINAL not in sides or _REPLY not in sides:
         return None
-    to_side, from_side = _side(sides[_ORIGINAL], source=False), _side(sides[_REPLY], source=True)
-    return Flow(to_side, from_side, data) if to_side and from_side else None
+    of, destination = _side(sides[_ORIGINAL], source=False)
+    _, endpoint = _side(sides[_REPLY], source=True)
+    return Flow(destination, endpoint, data) if of == protocol else None
 
 
 class _Layout:
@@ -147,18 +167,19 @@ class _Layout:
 _LAYOUTS = (_Layout(4), _Layout(16))
 
 
-def _side(tuple_: bytes, *, source: bool) -> Socket | None:
-    """The source or destination of a tuple; None unless it is UDP."""
-    address = port = protocol = b""
+def _side(tuple_: bytes, *, source: bool) -> tuple[int, Socket]:
+    """The protocol of a tuple, and its source or destination."""
+    address = port = b""
+    protocol = 0
     for kind, payload in attributes(tuple_):
         for inner, value in attributes(payload):
             if kind == _IPS and inner in ((1, 3) if source else (2, 4)):  # CTA_IP_V4_SRC, V6_SRC; V4_DST, V6_DST
                 address = value
             elif kind == _PROTO and inner == 1:  # CTA_PROTO_NUM
-                protocol = value
+                protocol = value[0]
             elif kind == _PROTO and inner == (2 if source else 3):  # CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
                 port = value
-    return address + port if protocol == bytes([socket.IPPROTO_UDP]) and address and port else None
+    return protocol, address + port
 
 
 def delete(flows: list[Flow]) -> int:

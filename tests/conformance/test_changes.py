@@ -130,6 +130,19 @@ def test_a_udp_flow_older_than_its_service_is_picked_up(cluster: Cluster, number
     cluster.delete("flows")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_connection_older_than_its_service_succeeds(cluster: Cluster, number: int, family: str) -> None:
+    """Its first packet went nowhere, and conntrack knows it as untranslated: the next one must be served."""
+    address, port = target(number, "ClusterIP", family, "TCP")
+    with open_socket(cluster.host("pod-1"), address) as client:
+        client.setblocking(False)
+        client.connect_ex((address, port))
+        cluster.apply("late", service(number), *slices(number, ["pod-3"]))
+        client.settimeout(10)
+        assert client.recv(100).startswith(b"pod-3 ")
+    cluster.delete("late")
+
+
 @pytest.mark.own
 def test_the_older_of_two_services_keeps_a_node_port_and_an_address(cluster: Cluster, number: int) -> None:
     older, younger = service(number, name="older"), service(number, name="a-younger")
