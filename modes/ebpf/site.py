@@ -17,7 +17,8 @@ _GET_ROUTE = 26  # RTM_GETROUTE
 _ROUTE = struct.Struct("=8BI")  # rtmsg
 _FAR = {Family.IPV4: IP("198.51.100.1"), Family.IPV6: IP("2001:db8::1")}  # nobody's: RFC 5737, RFC 3849
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_FIRST_PORT, _FIRST_NODE_PORT = 10000, 30000
+_FIRST_PORT, _FIRST_NODE_PORT = 1024, 30000
+_FEWEST_PORTS = 10000
 _DESTINATION, _PREFERRED_SOURCE = 1, 7  # RTA_DST, RTA_PREFSRC
 
 
@@ -71,4 +72,5 @@ def _own(own: Iterable[IP], family: Family) -> IP | None:
 def _ports() -> range:
     """Below those that sockets of this node get when they ask for any, and below node ports."""
     first, _ = map(int, _EPHEMERAL.read_text().split())
-    return range(_FIRST_PORT, min(first, _FIRST_NODE_PORT)) if first > 2 * _FIRST_PORT else range(61000, 65536)
+    below = range(_FIRST_PORT, min(first, _FIRST_NODE_PORT))
+    return below if len(below) >= _FEWEST_PORTS else range(61000, 65536)

@@ -115,6 +115,6 @@ class FamilyTable:
                 del self._local[address]
             if bool(had) != bool(has):
                 host = self._d.host(address)
-                rule = f"-s {host} -d {host} -j MASQUERADE --random-fully"
+                rule = f"-s {host} -d {host} -j MASQUERADE"
                 changed[self._d.number(address)] = (rule,) if has else ()
         return changed

@@ -49,7 +49,7 @@ def fixed_chains() -> Chains:
         "PYPROXY-REFUSE": (f"-j MARK --set-xmark {REFUSED:#x}/{_ALL:#x}", "-j ACCEPT"),
         "PYPROXY-DROP": (f"-j MARK --set-xmark {DROPPED:#x}/{_ALL:#x}", "-j ACCEPT"),
         "PYPROXY-MASQUERADE-MARK": (f"-j MARK --set-xmark {MASQUERADE:#x}/{MASQUERADE:#x}",),
-        "PYPROXY-MASQUERADE": (f"-j MARK --set-xmark 0x0/{MASQUERADE:#x}", "-j MASQUERADE --random-fully"),
+        "PYPROXY-MASQUERADE": (f"-j MARK --set-xmark 0x0/{MASQUERADE:#x}", "-j MASQUERADE"),
     }
 
 

@@ -107,8 +107,8 @@ def chains(d: Dialect, host: Host) -> dict[str, Chains]:
             POSTROUTING: (
                 f"-m mark --mark {MASQUERADE:#x}/{MASQUERADE:#x} -g {_MASQUERADE}",
                 # A pod that reached itself must not answer itself directly.
-                f"{among('HAIRPIN', 'src,dst')} -j MASQUERADE --random-fully",
+                f"{among('HAIRPIN', 'src,dst')} -j MASQUERADE",
             ),
-            _MASQUERADE: (f"-j MARK --set-xmark 0x0/{MASQUERADE:#x}", "-j MASQUERADE --random-fully"),
+            _MASQUERADE: (f"-j MARK --set-xmark 0x0/{MASQUERADE:#x}", "-j MASQUERADE"),
         },
     }

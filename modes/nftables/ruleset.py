@@ -115,10 +115,9 @@ def rules(d: Dialect) -> dict[str, list[str]]:
         "refuse": ["meta l4proto tcp reject with tcp reset", "reject"],
         "translated": [
             f"meta priority & {CHOICE_MASK:#x} == {CHOICE:#x} meta priority set 0",
-            f"meta mark & {MASQUERADE_MARK:#x} != 0 meta mark set meta mark ^ {MASQUERADE_MARK:#x}"
-            " masquerade fully-random",
+            f"meta mark & {MASQUERADE_MARK:#x} != 0 meta mark set meta mark ^ {MASQUERADE_MARK:#x} masquerade",
             # A pod that reached itself must not answer itself directly.
-            f"{d.ip} saddr . {d.ip} daddr @hairpins masquerade fully-random",
+            f"{d.ip} saddr . {d.ip} daddr @hairpins masquerade",
         ],
     }
 

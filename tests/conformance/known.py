@@ -13,7 +13,7 @@ class Known:
     one of them that comes in between (ip_vs_in_hook, where conntrack knows the flow). It remembers a flow for five
     minutes, and a port that a client gets may be that of one of them."""
     relays: bool = False
-    """Endpoints are connected to by this node, and so see its address, whoever asks."""
+    """Endpoints are connected to by this node, and so see its address and ports of its own, whoever asks."""
     connects_sockets: bool = False
     """The sockets of the node and its pods are connected to endpoints themselves, nobody translates their packets. So
     endpoints see who asks, whatever the policy and however pods are detected, and a UDP socket whose endpoint goes is

@@ -1,5 +1,7 @@
 """Who reaches which frontend, which pods answer, and whose address they see: the table of semantics, row by row."""
 
+import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -105,3 +107,23 @@ def test_the_node_is_masqueraded_whichever_of_its_addresses_it_uses(
     finally:
         with cluster.lab.node.namespace.links() as links:
             links.addr("del", index=eth0, address=second, prefixlen=24)
+
+
+@pytest.mark.own
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_port_of_a_client_has_the_same_port_at_its_pod_each_time(cluster: Cluster, number: int, family: str) -> None:
+    """A server that closed a connection takes another between its ports only if its numbers go on where that ended."""
+    cluster.apply("ports", service(number), *slices(number, ["pod-3"]))
+    address, port = target(number, "NodePort", family, "TCP")
+    seen = set()
+    for _ in range(5):
+        with open_socket(cluster.lab.client, address) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
+            client.settimeout(3)
+            client.bind(("", 41234))
+            client.connect((address, port))
+            _, source, source_port, _ = client.recv(100).decode().split()
+            assert source == NODE[family]
+            seen.add(source_port)
+    assert len(seen) == 1 or known(cluster.mode).relays
+    cluster.delete("ports")

@@ -387,14 +387,47 @@ def test_a_port_is_given_again_when_nobody_uses_it(bpf: World, protocol: int, ha
         bpf.through(replace(first, flags=RST))
     later = replace(first, source_port=40001)
     assert bpf.run("egress", bpf.run("ingress", later.bytes())[1])[0] == DROP
-    aged = {way: flow._replace(seen=flow.seen - 3) for way, flow in bpf.flows().items()}
-    syscall.update(bpf.store.maps["flows"], {way.packed(): flow.packed() for way, flow in aged.items()})
+    age(bpf, 3)
     if protocol == TCP and not has_ended:
         assert bpf.run("egress", bpf.run("ingress", later.bytes())[1])[0] == DROP
         return
     assert bpf.through(later).source_port == got.source_port
     assert not [way for way in bpf.flows() if 40000 in (way.source_port, way.destination_port)]
     assert bpf.through(got.turned(flags=SYN | ACK)).destination_port == 40001
+
+
+def age(bpf: World, seconds: float) -> None:
+    """As if all flows had been silent for so much longer."""
+    aged = {way: flow._replace(seen=flow.seen - seconds) for way, flow in bpf.flows().items()}
+    syscall.update(bpf.store.maps["flows"], {way.packed(): flow.packed() for way, flow in aged.items()})
+
+
+def test_a_port_that_a_server_remembers_is_given_again_last(bpf: World) -> None:
+    """It would not take a connection whose numbers don't go on where those of the last one ended."""
+    bpf.write(route(4), ports=2)
+    first = packet(4)
+    ended = bpf.through(first).source_port
+    bpf.through(replace(first, flags=RST))
+    age(bpf, 3)
+    other = bpf.through(packet(4, source_port=40001)).source_port
+    assert other != ended
+    assert bpf.through(packet(4, source_port=40002)).source_port == ended
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_port_of_a_client_always_has_the_same_port_here(bpf: World, version: int) -> None:
+    """Since it sees to it that the numbers of its connections from there go on."""
+    bpf.write(route(version), ports=4000)
+    some = [packet(version, source_port=port) for port in range(32768, 36768, 2)]
+    got = {one.source_port: bpf.through(one).source_port for one in some}
+    assert len({*got.values()}) == len(got)
+    for one in some[::50]:
+        bpf.through(replace(one, flags=RST))
+        assert bpf.through(replace(one, seq=7)).source_port == got[one.source_port]
+    pushed_out = [way.packed() for way in bpf.flows() if way.destination != NODE[version]]  # all but the answers' way
+    syscall.delete(bpf.store.maps["flows"], pushed_out)
+    for one in some[::50]:
+        assert bpf.through(replace(one, seq=7)).source_port == got[one.source_port]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

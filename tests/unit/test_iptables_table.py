@@ -137,7 +137,7 @@ def test_the_ways_to_services(prefixes: tuple[str, ...], ways: tuple[str, ...]) 
         "-d 10.244.0.0/29 -g PYPROXY-H-10.244.0.0/29",
     )
     assert chains["PYPROXY-H-10.244.0.0/29"] == tuple(
-        f"-s 10.244.0.{pod}/32 -d 10.244.0.{pod}/32 -j MASQUERADE --random-fully" for pod in (1, 2)
+        f"-s 10.244.0.{pod}/32 -d 10.244.0.{pod}/32 -j MASQUERADE" for pod in (1, 2)
     )
 
 
