@@ -118,7 +118,7 @@ def demo(names: list[str], *, as_json: bool) -> int:
         stdout.print(
             f"in mode {', '.join(relaying)} this node relays: pods see its address, whoever asks", markup=False
         )
-    stdout.print(f"{sum(row.ok for row in rows)} of {len(rows)} rows are as they must be", highlight=False)
+    stdout.print(f"{sum(row.ok for row in rows)} of {len(rows)} rows are as they must be")
     return 0 if ok else 1
 
 

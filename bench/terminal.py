@@ -9,6 +9,6 @@ _WIDTH = 160
 def console(*, stderr: bool = False) -> Console:
     """As wide as the terminal, or where there is none to fit, as tables take."""
     found = Console(highlight=False, stderr=stderr)
-    if not found.is_terminal:
+    if not found.file.isatty():  # is_terminal is what FORCE_COLOR says
         found.width = _WIDTH
     return found

@@ -19,10 +19,6 @@
 
 #define SECOND 1000000000ull
 #define UDP_SECONDS 120 /* of silence, after which a flow of datagrams is over */
-#define SILENT_SECONDS 30 /* of silence, after which its port may be another's, if ports are few */
-#define CLOSED_SECONDS 60 /* the same of TCP: so long a server remembers what it closed (TCP_TIMEWAIT_LEN) */
-#define RESTS_SECONDS 2 /* the same of both if there are none */
-#define PORT_TRIES 16
 #define CLIENT_PORT_TRIES 4
 #define CLIENT_PORTS 1024 /* and those above it are given to clients whose own is taken */
 
@@ -303,85 +299,4 @@ static __always_inline void vacate(struct packet *packet, struct config *node)
 		flows.delete(&answer);
 		forget(&out);
 	}
-}
-
-/* A port that this client had, or a flow which is over, or which says nothing: that flow is forgotten whole. */
-static __always_inline bool take_over(struct tuple *answer, struct flow *back, u64 seconds)
-{
-	struct flow *before = flows.lookup(answer);
-
-	if (!before || before->flags & FLOW_OF_OTHERS)
-		return false;
-
-	struct backend client = before->to;
-
-	if (client.port != back->to.port || !is_same(&client.address, &back->to.address)) {
-		struct tuple out = turned(answer, HOOK_EGRESS);
-
-		if (back->seen - before->seen < seconds * SECOND)
-			return false;
-		out.source = client.address;
-		out.source_port = client.port;
-		if (answer->protocol == IPPROTO_TCP && !is_over(&out, answers_to(&out)))
-			return false;
-		forget(&out);
-	}
-	flows.update(answer, back);
-	return true;
-}
-
-/*
- * Which of the ports is looked at first. A server that closed a connection takes no other between the same ports for a
- * minute, unless the numbers of that go on where the last one's ended (tcp_timewait_state_process), and a client sees to
- * this for each of its ports by itself (secure_tcp_seq; on Linux 6.18 timestamps, too, are of a port). So a port of a client
- * has its port here, and not any. Datagrams have no numbers, and theirs are better not foreseen.
- */
-static __always_inline u32 first_try(struct packet *packet, u32 ports)
-{
-	struct address *client = &packet->tuple.source;
-	u32 mixed = 0;
-
-	if (packet->tuple.protocol == IPPROTO_UDP)
-		return bpf_get_prandom_u32() % ports;
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		mixed = (mixed + client->word[i]) * 0x9e3779b1;
-	/* An odd number of them, since kernels give out even ports while there are any (__inet_hash_connect). */
-	return ((mixed >> 16) + bpf_ntohs(packet->tuple.source_port)) % ((ports - 1) | 1);
-}
-
-/* A port of this node's, by which answers of the backend are known: false if all that are tried are in use. */
-static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *packet, struct flow *flow)
-{
-	u32 index = skb->ifindex, zero = 0;
-	struct device *device = devices.lookup(&index);
-	struct config *node = config.lookup(&zero);
-	struct tuple answer = turned(&packet->tuple, HOOK_INGRESS);
-	struct flow back = {
-		.to = {.address = packet->tuple.source, .port = packet->tuple.source_port},
-		.seen = bpf_ktime_get_ns(),
-	};
-	u64 rest = packet->tuple.protocol == IPPROTO_UDP ? SILENT_SECONDS : CLOSED_SECONDS;
-	u32 first, step = (bpf_get_prandom_u32() & 0xffff) | 1;
-
-	if (!node || !node->ports)
-		return false;
-	if (device)
-		answer.destination = packet->v4 ? device->ipv4 : device->ipv6;
-	if (!device || !(packet->v4 ? answer.destination.word[3] : answer.destination.word[0]))
-		answer.destination = own_address(node, packet->v4);
-	make_party(&answer.destination);
-	first = first_try(packet, node->ports);
-#pragma unroll /* Linux 6.1 does not take every loop for one that ends */
-	for (int i = 0; i < PORT_TRIES; i++) {
-		/* Not one after the other: a client may have hundreds in a row. Rather one that is long over. */
-		answer.destination_port = bpf_htons(node->first_port + (first + i * step) % node->ports);
-		if (!flows.insert(&answer, &back) ||
-		    take_over(&answer, &back, i < PORT_TRIES / 2 ? rest : RESTS_SECONDS)) {
-			flow->to.address = answer.destination;
-			flow->to.port = answer.destination_port;
-			return true;
-		}
-	}
-	return false;
 }

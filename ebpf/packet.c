@@ -17,6 +17,7 @@
 #include "icmp.h"
 #include "flow.h"
 #include "maglev.h"
+#include "masquerade.h"
 
 #define TTL 64
 #define V6_HOPS 7

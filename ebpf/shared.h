@@ -219,7 +219,7 @@ struct config {
 	__u64 namespace; /* the cookie of the node's own network namespace */
 	struct address ipv4; /* of this node; all zero if it has none */
 	struct address ipv6;
-	__u16 first_port; /* that a masqueraded packet may have, in host order: no socket of this node has them */
+	__u16 first_port; /* that a masqueraded packet may have, in host order; see modes/ebpf/site.py */
 	__u16 ports;
 	__u32 flags; /* CONFIG_* */
 };

@@ -8,8 +8,8 @@ Flows are told by the kernel's own words for them: the original destination is a
 it was translated to. A flow that was never translated, since there was no endpoint when it began, is stale, too.
 
 So is a connection whose first packet came before its frontend was known: conntrack remembers for two minutes
-(nf_conntrack_tcp_timeout_syn_sent) that it goes untranslated. Forgotten, it succeeds with the client's next packet,
-one second later; and nobody else gets nowhere because he happens to have the same port after it.
+(nf_conntrack_tcp_timeout_syn_sent) that it goes untranslated. Forgotten, it succeeds as the client tries again; and the
+client's next connection does not get nowhere because it happens to have the same port.
 """
 
 import logging
@@ -159,8 +159,10 @@ class Reconciler(Observer):
                 self._due = _Due()
             started = time.monotonic()
             try:
-                deleted = self._reconcile(table, due.lost) if due.udp else 0
-                deleted += delete(begun_too_early(due.begun))
+                # First, since their clients wait; of those that try again meanwhile the entries are older again.
+                deleted = delete(begun_too_early(due.begun))
+                if due.udp:
+                    deleted += self._reconcile(table, due.lost)
             except OSError as error:
                 log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
                 time.sleep(_TRY_AGAIN_S)
@@ -215,8 +217,7 @@ def begun_too_early(routes: Iterable[Route]) -> list[Flow]:
         asked = _FAMILIES[route.id.family], _PROTOCOLS[route.transport]
         waited_for[asked] |= {_packed(frontend.address, frontend.port) for frontend in route.frontends}
     for (family, protocol), frontends in waited_for.items():
-        waiting = unserved(family, protocol)
-        found += [flow for flow in waiting if flow.destination in frontends and not flow.was_answered]
+        found += [flow for flow in unserved(family, protocol) if flow.destination in frontends]
     return found
 
 

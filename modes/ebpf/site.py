@@ -17,8 +17,9 @@ _GET_ROUTE = 26  # RTM_GETROUTE
 _ROUTE = struct.Struct("=8BI")  # rtmsg
 _FAR = {Family.IPV4: IP("198.51.100.1"), Family.IPV6: IP("2001:db8::1")}  # nobody's: RFC 5737, RFC 3849
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_FIRST_PORT, _FIRST_NODE_PORT = 1024, 30000
-_FEWEST_PORTS = 10000
+_FIRST_PORT, _FIRST_NODE_PORT, _LAST_NODE_PORT = 1024, 30000, 32767
+_FEWEST_PORTS = 1024
+_LAST_RESORT = range(61000, 65536)
 _DESTINATION, _PREFERRED_SOURCE = 1, 7  # RTA_DST, RTA_PREFSRC
 
 
@@ -45,7 +46,7 @@ class Site:
     ipv6: IP | None = None
     """What packets are masqueraded by where the device has no address of its own."""
     ports: range = range(0)
-    """That masqueraded packets get: no socket of this node has them by chance."""
+    """That masqueraded packets get; see `ports_beside`."""
     source_to: Callable[[IP], IP | None] = field(default=source_to, compare=False)
 
 
@@ -70,7 +71,15 @@ def _own(own: Iterable[IP], family: Family) -> IP | None:
 
 
 def _ports() -> range:
-    """Below those that sockets of this node get when they ask for any, and below node ports."""
-    first, _ = map(int, _EPHEMERAL.read_text().split())
-    below = range(_FIRST_PORT, min(first, _FIRST_NODE_PORT))
-    return below if len(below) >= _FEWEST_PORTS else range(61000, 65536)
+    first, last = map(int, _EPHEMERAL.read_text().split())
+    return ports_beside(first, last)
+
+
+def ports_beside(first: int, last: int) -> range:
+    """Ports that no socket of this node gets by chance: those are from ``first`` to ``last`` (ip_local_port_range).
+
+    The more there are, the longer until one is given again. Where sockets may have nearly all, we share the last.
+    """
+    below, above = range(_FIRST_PORT, min(first, _FIRST_NODE_PORT)), range(max(last, _LAST_NODE_PORT) + 1, 65536)
+    longer = max(below, above, key=len)
+    return longer if len(longer) >= _FEWEST_PORTS else _LAST_RESORT

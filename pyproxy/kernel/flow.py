@@ -50,11 +50,6 @@ class Flow(NamedTuple):
         return source
 
     @property
-    def was_answered(self) -> bool:
-        (status,) = struct.unpack("!I", dict(attributes(self.attributes))[_STATUS])
-        return bool(status & _ANSWERED)
-
-    @property
     def handle(self) -> bytes:
         """What names it to the kernel: original tuple, id and zone."""
         fields = dict(attributes(self.attributes))
@@ -111,13 +106,14 @@ def udp_flows(family: int) -> Iterator[Flow]:
 
 
 def unserved(family: int, protocol: int) -> Iterator[Flow]:
-    """Connections that nobody has translated, nor answered yet, in one dump. Raises OSError.
-
-    Before Linux 5.18 the kernel dumps every connection, and some that were answered come, too: see `was_answered`.
-    """
+    """Connections that nobody has translated, nor answered yet, in one dump. Raises OSError."""
+    # Linux 5.18; before, every connection is dumped and passed over here.
     state = attribute(_STATUS, struct.pack("!I", 0))
     state += attribute(_STATUS_MASK, struct.pack("!I", _ANSWERED | _TRANSLATED))
-    return (flow for flow in _dump(family, protocol, state) if flow.endpoint == flow.destination)
+    for flow in _dump(family, protocol, state):
+        (status,) = struct.unpack("!I", dict(attributes(flow.attributes))[_STATUS])
+        if not status & (_ANSWERED | _TRANSLATED):
+            yield flow
 
 
 def _dump(family: int, protocol: int, choice: bytes = b"") -> Iterator[Flow]:

@@ -41,7 +41,7 @@ def in_use() -> Iterator[Use]:
         for family in (socket.AF_INET, socket.AF_INET6):
             for data in netlink.dump(Message(_GET, _header(family) + only)):
                 fields = dict(attributes(data, _HEADER_BYTES))
-                (status,) = struct.unpack("!I", fields[_STATUS])  # before Linux 5.8 all come
+                (status,) = struct.unpack("!I", fields[_STATUS])  # before Linux 5.18 all come
                 if status & _MASQUERADED and _state(fields) not in (_TIME_WAIT, _CLOSE):
                     use = _use(family, fields[_REPLY])
                     if use:

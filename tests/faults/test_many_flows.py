@@ -1,15 +1,19 @@
-"""A hundred thousand UDP flows: the stale ones go, all of them, and no other."""
+"""A hundred thousand UDP flows: the stale ones go, all of them, and no other; connections that began too early, too."""
 
 import time
+from contextlib import ExitStack
 from queue import SimpleQueue
+from socket import inet_aton
 from threading import Thread
 
 import pytest
 
 from bench import flows
+from bench.ask import open_socket
 from bench.lab import Lab
 from pyproxy.address import IP
-from pyproxy.conntrack import Reconciler, expectation, stale_flows
+from pyproxy.conntrack import Reconciler, begun_too_early, expectation, stale_flows
+from pyproxy.kernel import flow, nft
 from pyproxy.kernel.flow import delete
 from pyproxy.observer import Sync
 from pyproxy.table import Backend, Host, ModeError, Pool, Route, Table, Transport
@@ -56,6 +60,28 @@ def test_a_flow_newer_than_the_table_it_is_read_for_stays(lab: Lab, failures: in
     reconciler.synced(Sync(before, after, frozenset({one.id}), 0.0))
     assert told.get(timeout=10) == 50
     assert flows.count(lab.node) == 50
+
+
+@pytest.mark.parametrize("filters", [True, False], ids=["the kernel picks them out", "it dumps all"])
+def test_only_who_waits_for_a_frontend_began_too_early(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, filters: bool
+) -> None:
+    dump = flow._dump
+    if not filters:  # before Linux 5.18
+        monkeypatch.setattr(flow, "_dump", lambda family, protocol, _: dump(family, protocol))
+    routes = [cluster_ip_route(address, port, Pool(())) for address, port in (("10.96.0.99", 80), (PODS[1], 8080))]
+    with ExitStack() as stack, lab.node.namespace.entered():
+        nft.load("table ip watcher { chain forwarded { type filter hook forward priority 0; ct state new accept; }; }")
+        for address, port in (("10.96.0.99", 80), ("10.96.0.98", 80), (PODS[1], 8080)):
+            client = stack.enter_context(open_socket(lab.pods["pod-1"], address))
+            client.setblocking(False)
+            client.connect_ex((address, port))
+        client.settimeout(3)
+        assert client.recv(100).startswith(b"pod-2 ")  # answered, and nobody translated it
+        found = begun_too_early(routes)
+        assert [one.destination for one in found] == [inet_aton("10.96.0.99") + (80).to_bytes(2)]
+        assert delete(found) == 1
+        assert begun_too_early(routes) == []
 
 
 def _route(pods: list[IP]) -> Route:
