@@ -43,18 +43,19 @@ static __always_inline struct flow *answers_to(struct tuple *out)
 }
 
 /*
- * Whether nothing is left of the flow between that client and that backend, whose ports both may have for another by
- * now; back is what answers_to() found. Entries of a flow are not removed when it ends, since its last packets are on
- * their way: it is known to be over by the state of the client's way to the service.
+ * How the flow between that client and that backend ended, whose ports both may have for another by now: of FLOW_ENDS, or
+ * 0 if it goes on; back is what answers_to() found. Entries of a flow are not removed when it ends, since its last packets
+ * are on their way: its state is in the client's way to the service. Where that is gone, nobody knows more than that it
+ * ended.
  */
-static __always_inline bool is_over(struct tuple *out, struct flow *back)
+static __always_inline u32 end_of(struct tuple *out, struct flow *back)
 {
 	struct tuple way = *out;
 	struct flow *flow;
 	__be16 other = 0;
 
 	if (!back)
-		return true;
+		return FLOW_BACKEND_FIN;
 	way.hook = HOOK_INGRESS;
 	way.destination = back->to.address;
 	way.destination_port = back->to.port;
@@ -63,9 +64,10 @@ static __always_inline bool is_over(struct tuple *out, struct flow *back)
 		other = out->source_port;
 	}
 	flow = flows.lookup(&way);
-	if (!flow || flow->flags & FLOW_ENDS || flow->port != other)
-		return true;
-	return flow->to.port != out->destination_port || !is_same(&flow->to.address, &out->destination);
+	if (!flow || flow->port != other || flow->to.port != out->destination_port ||
+	    !is_same(&flow->to.address, &out->destination))
+		return FLOW_BACKEND_FIN;
+	return flow->flags & FLOW_ENDS;
 }
 
 /* Whether the flow is that packet's. A packet that begins a connection may belong to another with the same ports. */
@@ -90,7 +92,7 @@ static __always_inline bool goes_on(struct flow *flow, struct packet *packet)
 			out.source_port = flow->to.port;
 		}
 	}
-	if (!is_over(&out, kind != TCP_SYN && tuple->hook == HOOK_EGRESS ? flow : answers_to(&out)))
+	if (!end_of(&out, kind != TCP_SYN && tuple->hook == HOOK_EGRESS ? flow : answers_to(&out)))
 		return true;
 	flows.delete(tuple);
 	return false;
@@ -163,7 +165,7 @@ static __always_inline bool is_taken(struct tuple *out, struct flow *back)
 		return false; /* its own, from before */
 	if (out->protocol == IPPROTO_UDP)
 		return back->seen - flow->seen < UDP_SECONDS * SECOND;
-	return !is_over(out, flow);
+	return !end_of(out, flow);
 }
 
 /* Another port for the client, where its own is taken: false if that is so, and none was found. */

@@ -7,27 +7,37 @@
 #define CLOSED_SECONDS 61 /* the same of TCP: a server remembers what it closed for 60 (TCP_TIMEWAIT_LEN) */
 #define RESTS_SECONDS 2 /* the same of both if no other is found */
 #define PORT_TRIES 16
+#define STEP 65537 /* between them: not one after the other, since a client may have hundreds in a row; a prime, and more
+		    * than there are ports, so that none is tried twice */
 #define PATIENT_TRIES 4 /* of them, for a port that is long over */
 #define DATAGRAM_PORT 10000 /* and those above it: below are those of tunnels, which others' rules keep pods from */
 
 /* Whether a port that is in use may be given again: this client's own, or that of a flow which is over, or says nothing. */
-static __always_inline bool is_free(struct tuple *answer, struct flow *back, u64 seconds)
+static __always_inline bool is_free(struct tuple *answer, struct flow *back, bool patient)
 {
 	struct flow *before = flows.lookup(answer);
+	bool udp = answer->protocol == IPPROTO_UDP;
 	struct tuple out;
+	bool rested;
+	u64 silent;
+	u32 end;
 
 	if (!before || before->flags & FLOW_OF_OTHERS)
 		return false;
 	if (before->to.port == back->to.port && is_same(&before->to.address, &back->to.address))
 		return true;
-	if (back->seen - before->seen < seconds * SECOND)
+	silent = back->seen - before->seen;
+	if (silent < RESTS_SECONDS * SECOND)
 		return false;
-	if (answer->protocol == IPPROTO_UDP)
-		return true;
+	rested = !patient || silent >= (udp ? SILENT_SECONDS : CLOSED_SECONDS) * SECOND;
+	if (udp)
+		return rested;
 	out = turned(answer, HOOK_EGRESS);
 	out.source = before->to.address;
 	out.source_port = before->to.port;
-	return is_over(&out, answers_to(&out));
+	end = end_of(&out, answers_to(&out));
+	/* What was reset no server remembers. */
+	return rested ? end : end & FLOW_RESET;
 }
 
 /* Gives it, and forgets the flow that had it whole. */
@@ -57,7 +67,7 @@ static __always_inline u32 first_try(struct packet *packet, u32 ports)
 	u32 mixed = 0;
 
 	if (packet->tuple.protocol == IPPROTO_UDP)
-		return bpf_get_prandom_u32();
+		return bpf_get_prandom_u32() & 0xffff;
 #pragma unroll
 	for (int i = 0; i < 4; i++)
 		mixed = (mixed + client->word[i]) * 0x9e3779b1;
@@ -78,7 +88,7 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 	};
 	bool udp = packet->tuple.protocol == IPPROTO_UDP;
 	bool is_new = false, is_given = false;
-	u32 lowest, ports, first, step = (bpf_get_prandom_u32() & 0xffff) | 1;
+	u32 lowest, ports, first;
 
 	if (!node || !node->ports)
 		return false;
@@ -96,15 +106,12 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 	first = first_try(packet, ports);
 #pragma unroll /* Linux 6.1 does not take every loop for one that ends */
 	for (int i = 0; i < PORT_TRIES; i++) {
-		u64 rest = i >= PATIENT_TRIES ? RESTS_SECONDS : udp ? SILENT_SECONDS : CLOSED_SECONDS;
-
-		/* Not one after the other: a client may have hundreds in a row. */
-		answer.destination_port = bpf_htons(lowest + (first + i * step) % ports);
+		answer.destination_port = bpf_htons(lowest + (first + i * STEP) % ports);
 		if (!flows.insert(&answer, &back)) {
 			is_new = true;
 			break;
 		}
-		is_given = is_free(&answer, &back, rest);
+		is_given = is_free(&answer, &back, i < PATIENT_TRIES);
 		if (is_given)
 			break;
 	}

@@ -402,16 +402,17 @@ def age(bpf: World, seconds: float) -> None:
     syscall.update(bpf.store.maps["flows"], {way.packed(): flow.packed() for way, flow in aged.items()})
 
 
-def test_a_port_that_a_server_remembers_is_given_again_last(bpf: World) -> None:
+@pytest.mark.parametrize(("end", "remembers"), [(FIN | ACK, True), (RST, False)], ids=["FIN", "RST"])
+def test_a_port_that_a_server_remembers_is_given_again_last(bpf: World, end: int, remembers: bool) -> None:
     """It would not take a connection whose numbers don't go on where those of the last one ended."""
     bpf.write(route(4), ports=2)
     first = packet(4)
-    ended = bpf.through(first).source_port
-    bpf.through(replace(first, flags=RST))
+    got = bpf.through(first)
+    bpf.through(got.turned(flags=end))
     age(bpf, 3)
-    other = bpf.through(packet(4, source_port=40001)).source_port
-    assert other != ended
-    assert bpf.through(packet(4, source_port=40002)).source_port == ended
+    others = [bpf.through(packet(4, source_port=port)).source_port for port in (40001, 40002)]
+    assert {*others} == {*range(PORTS.start, PORTS.start + 2)}
+    assert (others[0] != got.source_port) is remembers
 
 
 @pytest.mark.parametrize("version", VERSIONS)
