@@ -120,7 +120,7 @@ def test_a_port_of_a_client_has_the_same_port_at_its_pod_each_time(cluster: Clus
         with open_socket(cluster.lab.client, address) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
             client.settimeout(3)
-            client.bind(("", 41234))
+            client.bind(("", 20234))  # no port that others get by chance: conntrack remembers theirs
             client.connect((address, port))
             _, source, source_port, _ = client.recv(100).decode().split()
             assert source == NODE[family]
