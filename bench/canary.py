@@ -3,11 +3,9 @@
 Who answers it shows what is served, whatever the mode: a change has come when the pod that it leads to says its name.
 """
 
-import socket
-import struct
 import time
 
-from bench.ask import Answer, exchange, open_socket
+from bench.ask import Answer, exchange, open_socket, reset_at_close
 from bench.feed import CANARY, Feed, move_canary, put_canary
 from bench.lab import Host, Lab
 from bench.subject import Subject
@@ -16,7 +14,6 @@ _PODS = ("pod-2", "pod-3")
 _PATIENCE_S = 300.0
 _POLL_S = 0.02  # a connection attempt that nobody answers
 _PAUSE_S = 0.0005
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 
 
 class Canary:
@@ -59,6 +56,6 @@ def connection(client: Host, address: str, timeout: float) -> Answer:
     Raises OSError.
     """
     with open_socket(client, address) as stream:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        reset_at_close(stream)
         stream.settimeout(timeout)
         return exchange(stream, address, 80)

@@ -34,6 +34,21 @@ static __always_inline bool is_member(u32 pool, struct backend *backend)
 	return members.lookup(&member);
 }
 
+static __always_inline bool is_same_end(struct backend *one, struct backend *other)
+{
+	return one->port == other->port && is_same(&one->address, &other->address);
+}
+
+/* The way from a masqueraded client to the backend at egress, by that of answers, and to whom they go. */
+static __always_inline struct tuple way_of(struct tuple *answer, struct backend *client)
+{
+	struct tuple out = turned(answer, HOOK_EGRESS);
+
+	out.source = client->address;
+	out.source_port = client->port;
+	return out;
+}
+
 /* The way of answers at egress, by that from the client to the backend. */
 static __always_inline struct flow *answers_to(struct tuple *out)
 {
@@ -86,11 +101,7 @@ static __always_inline bool goes_on(struct flow *flow, struct packet *packet)
 			return true; /* made as it came in */
 		out = *tuple;
 	} else {
-		out = turned(tuple, HOOK_EGRESS);
-		if (tuple->hook == HOOK_INGRESS) {
-			out.source = flow->to.address;
-			out.source_port = flow->to.port;
-		}
+		out = tuple->hook == HOOK_INGRESS ? way_of(tuple, &flow->to) : turned(tuple, HOOK_EGRESS);
 	}
 	if (!end_of(&out, kind != TCP_SYN && tuple->hook == HOOK_EGRESS ? flow : answers_to(&out)))
 		return true;
@@ -161,7 +172,7 @@ static __always_inline bool is_taken(struct tuple *out, struct flow *back)
 
 	if (!flow)
 		return false;
-	if (!flow->port && flow->to.port == back->to.port && is_same(&flow->to.address, &back->to.address))
+	if (!flow->port && is_same_end(&flow->to, &back->to))
 		return false; /* its own, from before */
 	if (out->protocol == IPPROTO_UDP)
 		return back->seen - flow->seen < UDP_SECONDS * SECOND;
@@ -294,10 +305,8 @@ static __always_inline void vacate(struct packet *packet, struct config *node)
 	struct flow *flow = flows.lookup(&answer);
 
 	if (flow && !(flow->flags & FLOW_TO_SERVICE)) {
-		struct tuple out = packet->tuple;
+		struct tuple out = way_of(&answer, &flow->to);
 
-		out.source = flow->to.address;
-		out.source_port = flow->to.port;
 		flows.delete(&answer);
 		forget(&out);
 	}

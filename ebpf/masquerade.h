@@ -24,7 +24,7 @@ static __always_inline bool is_free(struct tuple *answer, struct flow *back, boo
 
 	if (!before || before->flags & FLOW_OF_OTHERS)
 		return false;
-	if (before->to.port == back->to.port && is_same(&before->to.address, &back->to.address))
+	if (is_same_end(&before->to, &back->to))
 		return true;
 	silent = back->seen - before->seen;
 	if (silent < RESTS_SECONDS * SECOND)
@@ -32,9 +32,7 @@ static __always_inline bool is_free(struct tuple *answer, struct flow *back, boo
 	rested = !patient || silent >= (udp ? SILENT_SECONDS : CLOSED_SECONDS) * SECOND;
 	if (udp)
 		return rested;
-	out = turned(answer, HOOK_EGRESS);
-	out.source = before->to.address;
-	out.source_port = before->to.port;
+	out = way_of(answer, &before->to);
 	end = end_of(&out, answers_to(&out));
 	/* What was reset no server remembers. */
 	return rested ? end : end & FLOW_RESET;
@@ -44,11 +42,10 @@ static __always_inline bool is_free(struct tuple *answer, struct flow *back, boo
 static __always_inline void take_over(struct tuple *answer, struct flow *back)
 {
 	struct flow *before = flows.lookup(answer);
-	struct tuple out = turned(answer, HOOK_EGRESS);
 
-	if (before && (before->to.port != back->to.port || !is_same(&before->to.address, &back->to.address))) {
-		out.source = before->to.address;
-		out.source_port = before->to.port;
+	if (before && !is_same_end(&before->to, &back->to)) {
+		struct tuple out = way_of(answer, &before->to);
+
 		forget(&out);
 	}
 	flows.update(answer, back);
@@ -86,15 +83,14 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 		.to = {.address = packet->tuple.source, .port = packet->tuple.source_port},
 		.seen = bpf_ktime_get_ns(),
 	};
-	bool udp = packet->tuple.protocol == IPPROTO_UDP;
-	bool is_new = false, is_given = false;
+	bool is_new = false, is_found = false;
 	u32 lowest, ports, first;
 
 	if (!node || !node->ports)
 		return false;
 	lowest = node->first_port;
 	ports = node->ports;
-	if (udp && lowest < DATAGRAM_PORT && lowest + ports > DATAGRAM_PORT) {
+	if (packet->tuple.protocol == IPPROTO_UDP && lowest < DATAGRAM_PORT && lowest + ports > DATAGRAM_PORT) {
 		ports -= DATAGRAM_PORT - lowest;
 		lowest = DATAGRAM_PORT;
 	}
@@ -107,18 +103,15 @@ static __always_inline bool masquerade(struct __sk_buff *skb, struct packet *pac
 #pragma unroll /* Linux 6.1 does not take every loop for one that ends */
 	for (int i = 0; i < PORT_TRIES; i++) {
 		answer.destination_port = bpf_htons(lowest + (first + i * STEP) % ports);
-		if (!flows.insert(&answer, &back)) {
-			is_new = true;
-			break;
-		}
-		is_given = is_free(&answer, &back, i < PATIENT_TRIES);
-		if (is_given)
+		is_new = !flows.insert(&answer, &back);
+		is_found = is_new || is_free(&answer, &back, i < PATIENT_TRIES);
+		if (is_found)
 			break;
 	}
-	if (is_given)
-		take_over(&answer, &back);
-	else if (!is_new)
+	if (!is_found)
 		return false;
+	if (!is_new)
+		take_over(&answer, &back);
 	flow->to.address = answer.destination;
 	flow->to.port = answer.destination_port;
 	return true;

@@ -159,7 +159,7 @@ class Reconciler(Observer):
                 self._due = _Due()
             started = time.monotonic()
             try:
-                # First, since their clients wait; of those that try again meanwhile the entries are older again.
+                # First: their clients wait, while what UDP needs may take long.
                 deleted = delete(begun_too_early(due.begun))
                 if due.udp:
                     deleted += self._reconcile(table, due.lost)

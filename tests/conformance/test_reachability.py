@@ -1,12 +1,10 @@
 """Who reaches which frontend, which pods answer, and whose address they see: the table of semantics, row by row."""
 
-import socket
-import struct
 from collections.abc import Iterator
 
 import pytest
 
-from bench.ask import exchange, open_socket
+from bench.ask import exchange, open_socket, reset_at_close
 from tests.conformance.cluster import Cluster
 from tests.conformance.known import known
 from tests.conformance.manifests import FAMILIES, PORTS, service, slices, target
@@ -118,7 +116,7 @@ def test_a_port_of_a_client_has_the_same_port_at_its_pod_each_time(cluster: Clus
     seen = set()
     for _ in range(5):
         with open_socket(cluster.lab.client, address) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
+            reset_at_close(client)
             client.settimeout(3)
             client.bind(("", 20234))  # no port that others get by chance: conntrack remembers theirs
             client.connect((address, port))

@@ -25,6 +25,7 @@ from bench.scenario import Step
 from bench.sync import Plan, SyncBench
 from bench.trial import Trial
 from ebpf import syscall
+from tests.faults.idler import Idler
 from tests.faults.traces import traces
 
 _PLAN = Plan(starts=1, changes=3, rollouts=2, churn_rate=20, churn_s=1)
@@ -39,16 +40,6 @@ class _Stranger(Contender):
     def command(self, lab: Lab, feed: Feed, *flags: str | Path) -> Sequence[str]:
         program = "import subprocess, sys; subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL)"
         return [sys.executable, "-c", program, *Contender.command(self, lab, feed, *flags)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Idler(Contender):
-    """Serves nobody."""
-
-    program: str = "import time; print('I am idle', flush=True); time.sleep(99)"
-
-    def command(self, lab: Lab, feed: Feed, *flags: str | Path) -> Sequence[str]:
-        return [sys.executable, "-c", self.program]
 
 
 class _Notes(Manifests):
@@ -117,7 +108,7 @@ def test_a_proxy_that_ends_is_told_with_its_log() -> None:
 
 
 def test_a_proxy_that_never_serves_is_given_up() -> None:
-    bench = SyncBench(_Idler("idle"), 2, 1, Plan(patience_s=1))
+    bench = SyncBench(Idler("idle"), 2, 1, Plan(patience_s=1))
     bench.measure(lambda _: None)
     assert bench.outcome.figures == []
     assert bench.outcome.failed == {"idle": "the proxy did not get there in 1 s; its log: I am idle\n"}

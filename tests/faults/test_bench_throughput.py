@@ -13,6 +13,7 @@ from bench.place import processors
 from bench.requests import Requests
 from bench.throughput import ThroughputBench, ThroughputPlan
 from bench.traffic import run
+from tests.faults.idler import Idler
 from tests.faults.traces import traces
 
 _PLAN = ThroughputPlan(rounds=1, seconds=1, streams=4, warm_up=1, seed=1)
@@ -81,10 +82,6 @@ def test_who_does_not_answer_falls_out() -> None:
 
 
 def test_who_takes_too_long_to_serve_falls_out() -> None:
-    class Idler(Contender):
-        def command(self, *_: object) -> list[str]:
-            return ["sleep", "infinity"]
-
     plan = replace(_PLAN, patience_s=1)
     bench = _bench([Idler("idle")], _STREAM, plan=plan)
     bench.measure(lambda _: None)

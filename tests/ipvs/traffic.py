@@ -1,11 +1,10 @@
 """Connections to pods of the lab that stay open."""
 
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.ask import open_socket
+from bench.ask import open_socket, reset_at_close
 from bench.lab import Host, Lab
 
 
@@ -18,7 +17,7 @@ def connection(lab: Lab, address: str, port: int, pod: str, who: Host | None = N
     greeting = ""
     while not greeting.startswith(pod):
         client = open_socket(who or lab.pods["pod-1"], address)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_at_close(client)
         client.settimeout(10)
         client.connect((address, port))
         greeting = client.recv(100).decode()
