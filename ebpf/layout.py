@@ -25,6 +25,7 @@ _FRAGMENT = struct.Struct("=16s16sIBBH")
 _CLIENT, _CHOICE = struct.Struct("=II16s"), struct.Struct("=16s2sHIQ")
 _NUMBER = struct.Struct("=I")
 _COUNTER, _NAME = struct.Struct("=9Q"), struct.Struct("=64s64s64sB7x")
+_NOTHING = (0,) * 9
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _GUARD_BITS = 32
 
@@ -91,27 +92,6 @@ class Service(NamedTuple):
         return _SERVICE.pack(*self.inside, *self.outside, *self[2:])
 
 
-class Counter(NamedTuple):
-    """What went through a service: see struct counter."""
-
-    sockets: int = 0
-    flows: int = 0
-    refused: int = 0
-    dropped: int = 0
-    lost: int = 0
-    packets_in: int = 0
-    bytes_in: int = 0
-    packets_out: int = 0
-    bytes_out: int = 0
-
-    def plus(self, other: "Counter") -> "Counter":
-        return Counter(*map(int.__add__, self, other))
-
-    def packed(self) -> bytes:
-        """As if the first processor had counted all of it."""
-        return _COUNTER.pack(*self).ljust(MAPS["counters"].read_bytes, b"\0")
-
-
 class Name(NamedTuple):
     """Of a service's port in one family; all of them labels of DNS."""
 
@@ -165,11 +145,16 @@ def read_service(packed: bytes) -> Service:
     return Service(Pool(inside, inside_count), Pool(outside, outside_count), *others)
 
 
-def read_counter(packed: bytes) -> Counter:
-    """Of all processors together."""
+def counter(counts: Sequence[int] = _NOTHING) -> bytes:
+    """The fields of struct counter, in order, as if the first processor had counted all of it."""
+    return _COUNTER.pack(*counts).ljust(MAPS["counters"].read_bytes, b"\0")
+
+
+def read_counter(packed: bytes) -> Sequence[int]:
+    """The same of all processors together."""
     if packed.count(0) == len(packed):  # most are, and there may be many processors
-        return Counter()
-    return Counter(*map(sum, zip(*_COUNTER.iter_unpack(packed), strict=True)))
+        return _NOTHING
+    return [*map(sum, zip(*_COUNTER.iter_unpack(packed), strict=True))]
 
 
 def read_name(packed: bytes) -> Name:

@@ -14,15 +14,15 @@ def traffic(maps: Mapping[str, int]) -> dict[RouteId | None, Traffic]:
     """Under None, what belongs to no service that is there: see Counts. Raises OSError."""
     names = {layout.read_number(key): layout.read_name(value) for key, value in syscall.entries(maps["names"])}
     found: dict[RouteId | None, Traffic] = {}
-    others = layout.Counter()
+    others = Traffic()
     for key, value in syscall.entries(maps["counters"]):
-        counter, name = layout.read_counter(value), names.get(layout.read_number(key))
+        counted, name = _read(value), names.get(layout.read_number(key))
         if name is None:
-            others = others.plus(counter)
+            others = others.plus(counted)
         else:
             family = Family.IPV6 if name.family == 6 else Family.IPV4
-            found[RouteId(name.namespace, name.service, name.port, family)] = Traffic(*counter)
-    found[None] = Traffic(*others)
+            found[RouteId(name.namespace, name.service, name.port, family)] = counted
+    found[None] = others
     return found
 
 
@@ -33,15 +33,20 @@ def begin_anew(counters: int, numbers: Collection[int]) -> None:
     else:
         wanted = {*numbers, layout.COUNTER_GONE} if numbers else set()
         there = {number: _lookup(counters, number) for number in wanted}
-    counted = {number: counter for number in numbers if any(counter := layout.read_counter(there[number]))}
+    counted = {number: counter for number in numbers if any(counter := _read(there[number]))}
     if not counted:
         return
-    gone = layout.read_counter(there[layout.COUNTER_GONE])
+    gone = _read(there[layout.COUNTER_GONE])
     for counter in counted.values():
         gone = gone.plus(counter)
-    new = {layout.number(number): layout.Counter().packed() for number in counted}
-    syscall.update(counters, {**new, layout.number(layout.COUNTER_GONE): gone.packed()})
+    new = {layout.number(number): layout.counter() for number in counted}
+    syscall.update(counters, {**new, layout.number(layout.COUNTER_GONE): layout.counter(gone)})
+
+
+def _read(counter: bytes) -> Traffic:
+    """Its fields are those of struct counter."""
+    return Traffic(*layout.read_counter(counter))
 
 
 def _lookup(counters: int, number: int) -> bytes:
-    return syscall.lookup(counters, layout.number(number), MAPS["counters"].read_bytes) or layout.Counter().packed()
+    return syscall.lookup(counters, layout.number(number), MAPS["counters"].read_bytes) or layout.counter()

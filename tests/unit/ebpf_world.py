@@ -32,7 +32,7 @@ class World:
         for name in layout.MAPS:
             handle = self.store.maps[name]
             if name in ("counters", "parties"):
-                nothing = layout.Counter().packed() if name == "counters" else layout.number(0)
+                nothing = layout.counter() if name == "counters" else layout.number(0)
                 syscall.update(handle, dict.fromkeys(dict(syscall.entries(handle)), nothing))
             elif name not in ("config", "connections"):
                 syscall.delete(handle, [key for key, _ in syscall.entries(handle)])

@@ -10,6 +10,7 @@ import pytest
 
 from ebpf import layout
 from ebpf.layout import MAPS
+from pyproxy.table import Traffic
 from tests.unit.ebpf_world import World, world
 
 # Tells, as JSON, of each map the sizes of its keys and values and the fields in them, as C has them.
@@ -100,8 +101,8 @@ PACKED: list[tuple[str, int, bytes, dict[str, bytes]]] = [
         },
     ),
     (
-        *("counters", 1, layout.Counter(1, 2, 3, 4, 5, 6, 7, 8, 9).packed()),
-        {name: bytes([number + 1]) + bytes(7) for number, name in enumerate(layout.Counter._fields)},
+        *("counters", 1, layout.counter(range(1, 10))),
+        {name: bytes([number + 1]) + bytes(7) for number, name in enumerate(Traffic._fields)},
     ),
     (
         *("names", 1, layout.Name("shop", "web", "http", 6).packed()),
