@@ -15,32 +15,36 @@ DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver use
 # nginx answers wrk. Installed, Debian's package would open port 80 and start with the machine: the program is enough.
 NGINX = { apt-get download -qq nginx 2>/dev/null || { apt-get update -qq && apt-get download -qq nginx; }; } && \
 	dpkg-deb --fsys-tarfile nginx_*.deb | tar -xO ./usr/sbin/nginx >bin/nginx && chmod +x bin/nginx && rm nginx_*.deb
-UML_LOG := .cache/in-uml.log
+# Of the modes whose whole suites would make `make test` too long: see broad.
+EACH := tests/conformance/test_reachability.py tests/conformance/test_changes.py
+# What runs beside something else, and says in one piece what it has to say.
+define meanwhile
+@mkdir -p .cache && echo "meanwhile: $@, see .cache/$@.log"
+@{ $(1); } >.cache/$@.log 2>&1; status=$$?; cat .cache/$@.log; exit $$status
+endef
 LOCK := --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
 
-.PHONY: demo test here in-uml soak test-kernels broad check unit conformance faults screenshot lock clean
+.PHONY: demo test here suites in-uml soak test-kernels broad check unit conformance faults screenshot lock clean
 
 demo: $(READY)
 	$(BIN)/pyproxy demo
 	$(BIN)/python -m tests.kernels uml --timeout 600 -- pyproxy demo --mode ipvs
 
+# Three at once: much of it is waiting.
 test: check
-	$(MAKE) --no-print-directory --jobs=2 here in-uml
+	$(MAKE) --no-print-directory --jobs=3 here suites in-uml
 
 here: $(READY)
-	$(BIN)/pytest
-	$(BIN)/pytest tests/conformance --mode ebpf
-	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
-	$(BIN)/pytest tests/conformance --mode userspace
+	$(BIN)/pytest tests/unit tests/faults
 
-# It takes as long as all of the above and runs beside it; what it says comes in one piece, when it is done.
+suites: $(READY)
+	$(call meanwhile,$(BIN)/pytest tests/conformance && $(BIN)/pytest tests/conformance --mode ebpf && \
+		$(BIN)/pytest $(EACH) --mode iptables --iptables legacy && $(BIN)/pytest $(EACH) --mode userspace)
+
 # tests/ipvs comes first, since it takes IPVS away for a while, which no cluster may use then.
 in-uml: $(READY)
-	@mkdir -p $(dir $(UML_LOG))
-	@echo "in user-mode Linux, meanwhile: tests/ipvs and tests/conformance; see $(UML_LOG)"
-	@$(BIN)/python -m tests.kernels uml --timeout 3600 -- pytest tests/ipvs tests/conformance --mode ipvs --iptables legacy \
-		>$(UML_LOG) 2>&1; status=$$?; cat $(UML_LOG); exit $$status
+	$(call meanwhile,$(BIN)/python -m tests.kernels uml -- pytest tests/ipvs tests/conformance --mode ipvs --iptables legacy)
 
 # 20,000 short connections and 200 long ones across 300 changes of endpoints: make soak MODE=nftables
 soak: MODE ?= ebpf
@@ -52,9 +56,11 @@ test-kernels: $(READY)
 	@dpkg-query -W qemu-system-x86 >/dev/null 2>&1 || apt-get install -y -qq --no-install-recommends qemu-system-x86
 	$(BIN)/python -m tests.kernels matrix --write docs/KERNELS.md
 
-# What `make test` leaves out, to stay short.
+# What `make test` leaves out, to stay short: to be run before an issue is closed.
 broad: $(READY)
+	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
 	$(BIN)/pytest tests/conformance --mode iptables --iptables nft
+	$(BIN)/pytest tests/conformance --mode userspace
 	PYPROXY_MIB=1024 $(BIN)/pytest tests/faults/test_userspace.py -k every_byte
 
 check: $(READY)

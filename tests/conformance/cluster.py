@@ -7,7 +7,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
@@ -200,6 +201,8 @@ class Load:
     """Connections one after the other, from a thread, while a test changes something."""
 
     def __init__(self, cluster: Cluster, who: str, number: int, kind: str, family: str, protocol: str = "TCP") -> None:
+        self.name = f"{who} to {kind}, {family}, {protocol}"
+        self.protocol = protocol
         self._request = (who, number, kind, family, protocol)
         self._cluster = cluster
         self._done = Event()
@@ -228,13 +231,26 @@ class Load:
                 self.failures.append(repr(error))
 
 
+@contextmanager
+def load_every_way(cluster: Cluster, number: int) -> Iterator[list[Load]]:
+    """From a pod and from outside, in both families, of connections and of datagrams; all at once."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(Load(cluster, who, number, kind, family, protocol))
+            for who, kind in (("pod-1", "ClusterIP"), ("client", "NodePort"))
+            for family in manifests.FAMILIES
+            for protocol in ("TCP", "UDP")
+        ]
+
+
 def until(condition: Callable[[], bool], complaint: Callable[[], str], patience: float = _PATIENCE_S) -> None:
     """Wait for ``condition``. Raises AssertionError after ``patience`` seconds."""
-    end = time.monotonic() + patience
+    started = time.monotonic()
     while not condition():
-        if time.monotonic() > end:
+        waited = time.monotonic() - started
+        if waited > patience:
             raise AssertionError(complaint())
-        time.sleep(0.002)
+        time.sleep(max(0.002, waited / 20))  # to look takes time from what it waits for
 
 
 def _identity(thing: Object) -> Identity:

@@ -5,29 +5,28 @@ import signal
 
 import pytest
 
-from tests.conformance.cluster import Candidate, Cluster, Load, until
-from tests.conformance.manifests import FAMILIES, service, slices, target
+from tests.conformance.cluster import Candidate, Cluster, Load, load_every_way, until
+from tests.conformance.manifests import service, slices, target
 
 
-@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
-@pytest.mark.parametrize("family", FAMILIES)
+def all_answer(loads: list[Load]) -> None:
+    for load in loads:
+        load.run_for(20)
+
+
 @pytest.mark.parametrize("number_of_signal", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_a_restart_under_load_fails_no_connection(
-    cluster: Cluster, number: int, number_of_signal: signal.Signals, family: str, protocol: str
+    cluster: Cluster, number: int, number_of_signal: signal.Signals
 ) -> None:
     cluster.apply("restart", service(number), *slices(number, ["pod-2", "pod-3", "pod-4"]))
-    with (
-        Load(cluster, "pod-1", number, "ClusterIP", family, protocol) as inside,
-        Load(cluster, "client", number, "NodePort", family, protocol) as outside,
-    ):
+    with load_every_way(cluster, number) as loads:
         for _ in range(3):
             cluster.kill(number_of_signal)
-            inside.run_for(20)
+            all_answer(loads)
             cluster.start()
-            inside.run_for(20)
-            outside.run_for(20)
+            all_answer(loads)
             cluster.settle()
-    assert inside.failures == outside.failures == []
+    assert {load.name: load.failures for load in loads if load.failures} == {}
     cluster.delete("restart")
 
 

@@ -47,10 +47,9 @@ def own(cluster: Cluster) -> Iterator[Cluster]:
     cluster.settle()
 
 
-def traces(cluster: Cluster) -> set[str]:
-    """The modes that have something in the kernel."""
-    run = cluster.lab.node.namespace.run
-    return {mode for mode, (command, what) in TRACES.items() if what in run(command).stdout}
+def has_traces(cluster: Cluster, mode: str) -> bool:
+    command, what = TRACES[mode]
+    return what in cluster.lab.node.namespace.run(command).stdout
 
 
 def answers(established: socket.socket) -> bool:
@@ -64,7 +63,12 @@ def answers(established: socket.socket) -> bool:
 
 def has_only(cluster: Cluster, mode: str) -> None:
     """Wait until no other mode has something in the kernel."""
-    until(lambda: traces(cluster) == {mode}, lambda: f"there are {traces(cluster)}")
+    others = TRACES.keys() - {mode}
+    until(
+        lambda: not any(has_traces(cluster, other) for other in others),
+        lambda: f"there is something of {[other for other in others if has_traces(cluster, other)]}",
+    )
+    assert has_traces(cluster, mode)
 
 
 @pytest.mark.parametrize("number_of_signal", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
