@@ -12,6 +12,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -46,12 +47,13 @@ class UdpSockets:
 
     def _run(self) -> None:
         while self._woken.wait():
+            # What is on its way is answered; and who was about to connect as the backend went has done it.
+            time.sleep(_SETTLES_S)
             self._woken.clear()
             try:
-                self._end_stale(forget=False)
-                # Who was about to connect as the backend went is found when it has done it.
-                self._woken.wait(_SETTLES_S)
-                self._end_stale(forget=True)
+                with store.using_maps() as maps:
+                    if maps:
+                        _end_stale(maps)
             except PermissionError as error:
                 if not self._is_barred:
                     reason = f"{error.strerror}: it takes CAP_SYS_ADMIN"
@@ -60,13 +62,8 @@ class UdpSockets:
             except OSError as error:
                 log.warning("UDP sockets can't be ended", extra={"reason": error})
 
-    def _end_stale(self, forget: bool) -> None:
-        with store.using_maps() as maps:
-            if maps:
-                _end_stale(maps, forget)
 
-
-def _end_stale(maps: Mapping[str, int], forget: bool) -> None:
+def _end_stale(maps: Mapping[str, int]) -> None:
     keys = {key: layout.read_peer(key, value) for key, value in syscall.entries(maps["udp_peers"])}
     usable: dict[tuple[bytes, bytes], bool] = {}
     stale: dict[int, dict[int, bytes]] = {}
@@ -79,9 +76,8 @@ def _end_stale(maps: Mapping[str, int], forget: bool) -> None:
     if not stale:
         return
     _end(stale)
-    if forget:
-        gone = [key for key, peer in keys.items() if not usable[peer.place, peer.backend]]
-        syscall.delete(maps["udp_peers"], gone)
+    gone = [key for key, peer in keys.items() if not usable[peer.place, peer.backend]]
+    syscall.delete(maps["udp_peers"], gone)
 
 
 def _end(stale: dict[int, dict[int, bytes]]) -> None:
