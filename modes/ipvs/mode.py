@@ -265,6 +265,8 @@ class IpvsMode:
             if successor.connects_sockets:
                 found = _without_remembered(found)
             servers.adopt(found, ())
+            if successor.tracks_connections:
+                servers.let_flows_finish()
             servers.quieten(ipvs, list(servers.held), {})
             servers.remove(ipvs, list(servers.held), {})
             servers.reap(ipvs, found, {})

@@ -57,6 +57,11 @@ class Servers:
             if key in self.held and self.held[key].weights.get(real) == 0
         }
 
+    def let_flows_finish(self) -> None:
+        """Of UDP, too, where who comes does not find them forgotten: a datagram is lost as IPVS forgets its flow."""
+        for held in self.held.values():
+            held.drains = True
+
     def extend(self, ipvs: Ipvs, wanted: Mapping[Key, Server]) -> None:
         """All that is to come, and nothing that is to go."""
         ipvs.carry_out(self._coming(ipvs, wanted))

@@ -185,6 +185,19 @@ def test_whoever_retires_lets_it_finish_and_is_asked_again(lab: Lab) -> None:
     assert written() == ({}, {}, set())
 
 
+def test_whoever_retires_for_netfilter_loses_no_datagram(lab: Lab) -> None:
+    udp = Table({WEB: replace(BOTH.routes[WEB], transport=Transport.UDP)}, Host())
+    IpvsMode().sync(udp, None)
+    with open_socket(lab.pods["pod-1"], ADDRESS, "UDP") as client:
+        client.settimeout(2)
+        client.connect((ADDRESS, PORT))
+        first = datagram(client).pod
+        for _ in range(2):
+            with pytest.raises(InUse):
+                list(IpvsMode().retire(IptablesMode()))
+            assert {datagram(client).pod for _ in range(5)} == {first}
+
+
 def test_a_flow_of_udp_is_sent_elsewhere_at_once(lab: Lab) -> None:
     both, one_left = (
         Table({WEB: replace(table.routes[WEB], transport=Transport.UDP)}, Host()) for table in (BOTH, ONE_LEFT)
