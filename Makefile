@@ -36,10 +36,10 @@ test: check
 	$(MAKE) --no-print-directory --jobs=3 here suites in-uml
 
 here: $(READY)
-	$(BIN)/pytest tests/unit tests/faults
+	$(BIN)/pytest tests/faults
 
 suites: $(READY)
-	$(call meanwhile,$(BIN)/pytest tests/conformance && $(BIN)/pytest tests/conformance --mode ebpf && \
+	$(call meanwhile,$(BIN)/pytest tests/unit tests/conformance && $(BIN)/pytest tests/conformance --mode ebpf && \
 		$(BIN)/pytest $(EACH) --mode iptables --iptables legacy && $(BIN)/pytest $(EACH) --mode userspace)
 
 # tests/ipvs comes first, since it takes IPVS away for a while, which no cluster may use then.

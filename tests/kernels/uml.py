@@ -1,7 +1,7 @@
 """User-mode Linux: a kernel that is a program, Debian's package user-mode-linux. It boots in two seconds.
 
-Processing costs what it costs outside, a system call two hundred times that: fit for right and wrong, and for comparing
-modes with each other inside it, not for figures. It has IPVS, and no nftables of ip and ip6.
+Processing costs what it costs outside, a system call sixty times that: fit for right and wrong, and for comparing modes
+with each other inside it, not for figures. It has IPVS, and no nftables of ip and ip6.
 """
 
 import os
