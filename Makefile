@@ -17,6 +17,8 @@ NGINX = { apt-get download -qq nginx 2>/dev/null || { apt-get update -qq && apt-
 	dpkg-deb --fsys-tarfile nginx_*.deb | tar -xO ./usr/sbin/nginx >bin/nginx && chmod +x bin/nginx && rm nginx_*.deb
 # Of the modes whose whole suites would make `make test` too long: see broad.
 EACH := tests/conformance/test_reachability.py tests/conformance/test_changes.py
+# It makes a whole Debian first: see broad, too.
+IMAGE := tests/faults/test_image.py
 # What runs beside something else, and says in one piece what it has to say.
 define meanwhile
 @mkdir -p .cache && echo "meanwhile: $@, see .cache/$@.log"
@@ -36,7 +38,7 @@ test: check
 	$(MAKE) --no-print-directory --jobs=3 here suites in-uml
 
 here: $(READY)
-	$(BIN)/pytest tests/faults
+	$(BIN)/pytest tests/faults --ignore $(IMAGE)
 
 suites: $(READY)
 	$(call meanwhile,$(BIN)/pytest tests/unit tests/conformance && $(BIN)/pytest tests/conformance --mode ebpf && \
@@ -61,6 +63,7 @@ broad: $(READY)
 	$(BIN)/pytest tests/conformance --mode iptables --iptables legacy
 	$(BIN)/pytest tests/conformance --mode iptables --iptables nft
 	$(BIN)/pytest tests/conformance --mode userspace
+	$(BIN)/pytest $(IMAGE)
 	PYPROXY_MIB=1024 $(BIN)/pytest tests/faults/test_userspace.py -k every_byte
 
 check: $(READY)

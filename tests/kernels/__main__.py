@@ -62,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     table = kernels.add_parser("matrix", help=text, parents=[limits], description=text)
     table.add_argument("--kernel", choices=["host", *_MACHINES], action="append", help="this one only (repeatable)")
     table.add_argument("--mode", action="append", default=[], help="this one only (repeatable)")
-    table.add_argument("--write", type=Path, metavar="FILE", help="put the table into this file, too")
+    table.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the table into this file, too, and what it is made of into one beside it that ends in .json",
+    )
     table.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
     table.set_defaults(run=_matrix)
     return parser
@@ -90,8 +95,9 @@ def _matrix(options: argparse.Namespace) -> int:
     known: dict[str, Callable[[], matrix.Run]] = {"host": lambda: matrix.host}
     known |= {name: partial(ready, make) for name, (make, _) in _MACHINES.items()}
     with tempfile.TemporaryDirectory(prefix="pyproxy-matrix-") as folder:
+        here = options.write.with_suffix(".json") if options.write else CHECKOUT / ".cache" / "kernels.json"
         # A part of the suite does not stand for the whole.
-        kept = Kept(Path(folder, "kernels.json") if options.pytest else CHECKOUT / ".cache" / "kernels.json")
+        kept = Kept(Path(folder, "kernels.json") if options.pytest else here)
         matrix.run_all({name: known[name] for name in options.kernel or known}, options.mode, options.pytest, kept)
         done = kept.columns()
     shown = matrix.table(done)

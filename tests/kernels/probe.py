@@ -44,11 +44,11 @@ def offer() -> Offer:
     lacking = {flavour: lacks(flavour) for flavour in Flavour}
     variants = []
     for mode in told:
-        name, lacks = mode["mode"], mode["reason"]
+        name, reason = mode["mode"], mode["reason"]
         if hasattr(type(load(name)), "flavour"):
-            variants += [Variant(name, flavour.value, lacks or lacking[flavour]) for flavour in Flavour]
+            variants += [Variant(name, flavour.value, reason or lacking[flavour]) for flavour in Flavour]
         else:
-            variants.append(Variant(name, None, lacks))
+            variants.append(Variant(name, None, reason))
     return Offer(platform.release(), variants)
 
 
