@@ -33,7 +33,7 @@ demo: $(READY)
 	$(BIN)/pyproxy demo
 	$(BIN)/python -m tests.kernels uml --timeout 600 -- pyproxy demo --mode ipvs
 
-# Three at once: much of it is waiting.
+# Three at once, since each waits now and then for time to pass.
 test: check
 	$(MAKE) --no-print-directory --jobs=3 here suites in-uml
 
