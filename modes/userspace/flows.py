@@ -4,6 +4,7 @@ The time-outs are conntrack's (nf_conntrack_udp_timeout and …_stream), so that
 would be in the modes that translate.
 """
 
+import resource
 import socket
 import time
 from collections import defaultdict
@@ -15,6 +16,8 @@ from modes.userspace.protocol import Endpoint, Place
 
 MOST_FLOWS = 16384
 """In all; one more ends the one that was idle for longest."""
+_PART = 4
+"""Of the files that this process may open: the others are for connections, of which nobody can end the oldest."""
 _ONE_WAY_S, _BOTH_WAYS_S = 30.0, 120.0
 _ON_ITS_WAY_S = 1.0
 _LARGEST = 65536
@@ -47,6 +50,7 @@ class Flows:
         """In the order in which they were last used."""
         self._clients: defaultdict[Place, set[Client]] = defaultdict(set)
         self._ending: set[Flow] = set()
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _PART
 
     def __len__(self) -> int:
         return len(self._flows) + len(self._ending)
@@ -79,7 +83,7 @@ class Flows:
         self._flows[flow.place, flow.client] = flow
 
     def _open(self, place: Place, front: socket.socket, client: Client, endpoint: Endpoint) -> Flow | None:
-        if len(self._flows) >= MOST_FLOWS:
+        if len(self._flows) >= min(MOST_FLOWS, self._most):
             self._end(next(iter(self._flows.values())))
         try:
             server = socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_DGRAM)

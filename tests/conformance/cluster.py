@@ -221,7 +221,10 @@ class Load:
     def run_for(self, requests: int) -> None:
         """Wait until so many more have been answered or failed."""
         wanted = len(self.answers) + len(self.failures) + requests
-        until(lambda: len(self.answers) + len(self.failures) >= wanted, lambda: "the load stands still")
+        until(
+            lambda: len(self.answers) + len(self.failures) >= wanted,
+            lambda: f"{self.name}: stands still, {self.failures[-3:]}",
+        )
 
     def _run(self) -> None:
         while not self._done.is_set():

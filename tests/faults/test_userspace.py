@@ -209,11 +209,16 @@ def _relays(cluster: Cluster) -> set[int]:
         return set(processes())
 
 
-def test_flows_are_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bound", ["flows", "files"])
+def test_flows_are_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """A quarter of the files that a relay may open is theirs: connections would be refused for want of one."""
     from modes.userspace import flows
     from modes.userspace.poller import Poller
 
-    monkeypatch.setattr(flows, "MOST_FLOWS", 3)
+    if bound == "flows":
+        monkeypatch.setattr(flows, "MOST_FLOWS", 3)
+    else:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
     kind = socket.AF_INET, socket.SOCK_DGRAM
     with socket.socket(*kind) as front, socket.socket(*kind) as end:
         end.bind(("127.0.0.1", 0))
