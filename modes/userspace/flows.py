@@ -50,7 +50,7 @@ class Flows:
         """In the order in which they were last used."""
         self._clients: defaultdict[Place, set[Client]] = defaultdict(set)
         self._ending: set[Flow] = set()
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _PART
+        self._most = min(MOST_FLOWS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _PART)
 
     def __len__(self) -> int:
         return len(self._flows) + len(self._ending)
@@ -83,7 +83,7 @@ class Flows:
         self._flows[flow.place, flow.client] = flow
 
     def _open(self, place: Place, front: socket.socket, client: Client, endpoint: Endpoint) -> Flow | None:
-        if len(self._flows) >= min(MOST_FLOWS, self._most):
+        if len(self._flows) >= self._most:
             self._end(next(iter(self._flows.values())))
         try:
             server = socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_DGRAM)

@@ -25,7 +25,7 @@ def test_endpoints_come_and_go_under_load_without_a_failure(cluster: Cluster, nu
         for pods in (["pod-2", "pod-3"], ["pod-3"], ["pod-3", "pod-4"], ["pod-4", "pod-2"], ["pod-2"], ALL) * 2:
             cluster.apply("load", service(number), *slices(number, pods))
             for load in loads:
-                load.run_for(10)
+                load.run_for(30)
             before, gone = pods, gone + len({*before} - {*pods})
     lost = known(cluster.mode).datagrams_lost_with_an_endpoint * gone
     for load in loads:
