@@ -22,7 +22,9 @@ class Known:
     """IPVS remembers a connection for two minutes after its end, and takes whatever the endpoint sends to that port of
     that client for an answer of it (ip_vs_out_hook). So a socket that ebpf mode has connected to the endpoint itself
     hears nothing if it got a port by which IPVS was asked before, until IPVS has forgotten all that, when it retires.
-    So many may meet that. Besides, Linux 6.1 stops devices as they get programs, and then a datagram may be lost."""
+    So many may meet that. Where a switch takes seconds one does for sure: of a client that asked 1,200 times before,
+    one request in a hundred meets its own port and endpoint again. Besides, Linux 6.1 stops devices as they get
+    programs, and then a datagram may be lost."""
     loses_open_connections_to: tuple[str, ...] = ()
     """Modes that end, by taking over, what is open: userspace listens where virtual servers of ipvs are found, so those
     have to go, and their connections with them."""

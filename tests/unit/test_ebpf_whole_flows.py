@@ -11,7 +11,7 @@ from ebpf.whole_flows import torn
 from modes.ebpf.flows import of_others, ports_of
 from pyproxy.kernel.masquerade import Use
 from pyproxy.table import OnEmpty, Pool
-from tests.unit.ebpf_world import NODE, World, world
+from tests.unit.ebpf_world import NODE, PORTS, World, world
 from tests.unit.packets import UDP
 from tests.unit.test_ebpf_packet import CLIENT, HERE, POD, PROTOCOLS, VERSIONS, packet, route
 from tests.unit.test_ebpf_ports import MASQUERADED, both
@@ -64,7 +64,7 @@ def test_so_are_those_whose_client_got_another_port_and_answers_to_other_modes(
         bpf.through(one)
     lent = [(way, flow) for way, flow in bpf.flows().items() if flow.client_port and way.hook == HOOK_INGRESS]
     assert len(lent) == 1
-    syscall.update(bpf.store.maps["flows"], of_others([Use(protocol, NODE[4], 20000, HERE[4], 8080)]))
+    syscall.update(bpf.store.maps["flows"], of_others([Use(protocol, NODE[4], PORTS.stop, HERE[4], 8080)]))
     assert found_torn(bpf) == set()
     used = {use for use in ports_of(bpf.flows()) if use.endpoint == HERE[4]}
     assert len(used) == 2 * masquerades
