@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     table = kernels.add_parser("matrix", help=text, parents=[limits], description=text)
     table.add_argument("--kernel", choices=["host", *_MACHINES], action="append", help="this one only (repeatable)")
-    table.add_argument("--mode", action="append", default=[], help="this one only (repeatable)")
+    text = "this one only, as `ipvs` or `ipvs (nft)` (repeatable)"
+    table.add_argument("--mode", action="append", default=[], help=text)
     table.add_argument(
         "--write",
         type=Path,

@@ -45,7 +45,7 @@ def run_all(kernels: Mapping[str, Callable[[], Run]], modes: Sequence[str], pyte
             kept.keep(kernel, "not here", "any", Broken(str(error)))
             continue
         for variant in offer.variants:
-            if not modes or variant.mode in modes:
+            if not modes or variant.mode in modes or variant.name in modes:
                 outcome = Lacking(variant.lacks) if variant.lacks else _suite(run, variant, pytest)
                 print(f"\n{kernel}, {variant.name}: {outcome}\n", flush=True)
                 kept.keep(kernel, f"Linux {offer.release}", variant.name, outcome)

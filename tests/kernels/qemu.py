@@ -27,7 +27,7 @@ class Qemu:
 
     def command(self, folder: Path, memory: str) -> list[str]:
         _initramfs(self._kernel).write(folder / "initramfs")
-        processors = min(os.cpu_count() or 1, _MOST_PROCESSORS)
+        processors = min(len(os.sched_getaffinity(0)), _MOST_PROCESSORS)
         return [
             *(PROGRAM, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(processors)),
             *("-m", memory, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
