@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 
 from ebpf import layout, network_namespace, store, syscall
@@ -32,7 +32,9 @@ _SETTLES_S = 0.5
 class UdpSockets:
     """A thread that works when it is woken: there may be many namespaces to look into."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest: Callable[[float], object] = time.sleep) -> None:
+        """``rest``: for so many seconds."""
+        self._rest = rest
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_barred = False
@@ -48,7 +50,7 @@ class UdpSockets:
     def _run(self) -> None:
         while self._woken.wait():
             # What is on its way is answered; and who was about to connect as the backend went has done it.
-            time.sleep(_SETTLES_S)
+            self._rest(_SETTLES_S)
             self._woken.clear()
             try:
                 with store.using_maps() as maps:
