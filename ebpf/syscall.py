@@ -202,7 +202,7 @@ def update(handle: int, entries: dict[bytes, bytes]) -> None:
     key_bytes, value_bytes = (sum(map(len, side)) for side in (entries.keys(), entries.values()))
     keys = ctypes.create_string_buffer(b"".join(entries), key_bytes)
     values = ctypes.create_string_buffer(b"".join(entries.values()), value_bytes)
-    done, tries = 0, 0
+    done, tries = 0, 0  # since there was the last progress
     while done < len(entries):
         places = (ctypes.addressof(keys) + done * (key_bytes // len(entries)),
                   ctypes.addressof(values) + done * (value_bytes // len(entries)))  # fmt: skip
@@ -212,10 +212,12 @@ def update(handle: int, entries: dict[bytes, bytes]) -> None:
             return
         except OSError as error:
             # Memory for programs is kept in small stocks, which the kernel fills up in between.
-            tries += 1
+            (count,) = struct.unpack_from("=I", attribute, _COUNT_AT)
+            progress = count if done + count < len(entries) else 0  # what was asked for: it has not begun
+            tries = 0 if progress else tries + 1
             if error.errno != errno.ENOMEM or tries > _MEMORY_TRIES:
                 raise
-        done += struct.unpack_from("=I", attribute, _COUNT_AT)[0]
+        done += progress
         time.sleep(_MEMORY_WAIT_S)
 
 

@@ -3,6 +3,8 @@
 Not even after each single step of a change, since packets come by then, too.
 """
 
+import errno
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -64,6 +66,47 @@ def test_after_any_history_the_maps_hold_what_the_table_says(
             assert mode.verify() == [], f"seed {seed}, step {step}"
             assert endpoints() == wanted(table), f"seed {seed}, step {step}"
             assert counters() == of_routes(table), f"seed {seed}, step {step}"
+
+
+def test_when_the_first_sync_has_failed_that_is_what_differs(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lab.cgroup is not None
+    with lab.node.namespace.entered():
+        EbpfMode().cleanup()
+        mode = EbpfMode()
+        with monkeypatch.context() as patch:
+            patch.setattr(syscall, "update", _refuse)
+            with pytest.raises(ModeError, match="no space"):
+                mode.sync(Table({}, Host(cgroup=str(lab.cgroup.path))), None)
+        assert [drift.what for drift in mode.verify()] == ["the last sync failed"]
+
+
+def test_what_memory_is_short_for_is_written_as_long_as_some_of_it_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = syscall.create_map("short", MAPS["members"])
+    write = syscall._raw
+
+    def write_one(command: int, attribute: Any) -> int:
+        (wanted,) = struct.unpack_from("=I", attribute, syscall._COUNT_AT)
+        struct.pack_into("=I", attribute, syscall._COUNT_AT, 1)
+        done = write(command, attribute)
+        if wanted > 1:
+            raise OSError(errno.ENOMEM, "as the kernel says it")
+        return done
+
+    def write_none(_command: int, _attribute: Any) -> int:
+        raise OSError(errno.ENOMEM, "as the kernel says it")
+
+    wanted = {layout.member(number, layout.backend("10.244.0.1", 80)): layout.ONE for number in range(3000)}
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(syscall, "_MEMORY_WAIT_S", 0)
+            patch.setattr(syscall, "_raw", write_none)
+            with pytest.raises(OSError, match="as the kernel says it"):
+                syscall.update(handle, wanted)
+            patch.setattr(syscall, "_raw", write_one)
+            syscall.update(handle, wanted)
+        assert dict(syscall.entries(handle)) == wanted
+    finally:
+        syscall.close_all({"short": handle})
 
 
 @pytest.mark.parametrize("is_full", [True, False], ids=["everything", "changes"])
