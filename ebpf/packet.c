@@ -161,8 +161,10 @@ static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, s
 		backend.port = 0;
 		masquerades = false;
 	}
-	if (!remember(packet, &backend, pool.id, number, masquerades, &port))
+	if (!remember(packet, &backend, pool.id, number, masquerades, &port)) {
+		count(number, dropped);
 		return TC_ACT_SHOT; /* it would end up in another flow of its client's */
+	}
 	if (!refuses) {
 		count(number, flows);
 		count_packet(skb, packet, number, false);

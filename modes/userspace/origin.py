@@ -1,16 +1,15 @@
 """Where a client is, by its address: in a pod of this node, on the node itself, or outside."""
 
-import socket
 import struct
 from ipaddress import ip_address, ip_network
 
 from modes.userspace.protocol import Site
 from pyproxy.address import IP
-from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attribute, attributes
-from pyproxy.kernel.own_address import is_own
+from pyproxy.kernel.netlink import Message, Netlink, attributes
+from pyproxy.kernel.own_address import way_to
 
-_GET_ROUTE, _DESTINATION, _DEVICE = 26, 1, 4  # RTM_GETROUTE, RTA_DST, RTA_OIF
-_ROUTE = struct.Struct("=8BI")  # rtmsg
+_GET_LINK, _NAME = 18, 3  # RTM_GETLINK, IFLA_IFNAME
+_LINK = struct.Struct("=BxHiII")  # ifinfomsg
 _MOST_REMEMBERED = 65536
 _REMEMBERED_S = 10.0
 
@@ -18,8 +17,10 @@ _REMEMBERED_S = 10.0
 class Origins:
     """Remembers for a while, as each new client takes a question to the kernel."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, netlink: Netlink) -> None:
+        """``netlink``: of routes, and open for as long as this is used: it must answer when no descriptor is left."""
         self._site = site
+        self._netlink = netlink
         self._prefixes = [ip_network(prefix) for prefix in site.pod_prefixes]
         self._inside: dict[str, bool] = {}
         self._forget_at = 0.0
@@ -34,29 +35,28 @@ class Origins:
         """Whether it is a pod of this node, or the node."""
         known = self._inside.get(client)
         if known is None:
-            known = self._inside[client] = self._is_pod(client) or is_own(IP(client))
+            known = self._inside[client] = self._ask(client)
         return known
 
-    def _is_pod(self, client: str) -> bool:
+    def _ask(self, client: str) -> bool:
         address = ip_address(client)
         if any(address in prefix for prefix in self._prefixes):
             return True
-        if not self._site.pod_interfaces:
+        way = way_to(self._netlink, IP(client))
+        if way is None:
             return False
-        device = _device_towards(client)
+        if way.ends_here or not self._site.pod_interfaces:
+            return way.ends_here
+        # It comes in by the device that leads to it, since pods are where their routes lead.
+        device = self._name(way.device)
         return any(
             device.startswith(name[:-1]) if name.endswith("*") else device == name for name in self._site.pod_interfaces
         )
 
-
-def _device_towards(client: str) -> str:
-    """The name of the device that leads to it: where it comes from, since pods are where their routes lead."""
-    family = socket.AF_INET6 if ":" in client else socket.AF_INET
-    packed = socket.inet_pton(family, client)
-    asked = _ROUTE.pack(family, 8 * len(packed), *[0] * 7) + attribute(_DESTINATION, packed)
-    try:
-        with Netlink(ROUTE) as netlink:
-            fields = dict(attributes(netlink.ask(Message(_GET_ROUTE, asked)), _ROUTE.size))
-        return socket.if_indextoname(struct.unpack("=I", fields[_DEVICE])[0])
-    except (OSError, KeyError):
-        return ""
+    def _name(self, device: int) -> str:
+        """By its index; if_indextoname(3) would take a descriptor. Empty if it is gone."""
+        try:
+            answer = self._netlink.ask(Message(_GET_LINK, _LINK.pack(0, 0, device, 0, 0)))
+        except OSError:
+            return ""
+        return dict(attributes(answer, _LINK.size)).get(_NAME, b"").rstrip(b"\0").decode(errors="replace")

@@ -32,6 +32,7 @@ from modes.userspace.protocol import (
     Welcome,
 )
 from modes.userspace.unreachable import Unreachable
+from pyproxy.kernel.netlink import ROUTE, Netlink
 
 _NOBODY = 65534
 
@@ -44,8 +45,9 @@ class Worker:
         self._version = protocol.version()  # while our files can be read
         self._poller = Poller()
         self._site = Site()
+        self._netlink = Netlink(ROUTE)
         flows = Flows(self._poller, Unreachable().tell)
-        self._crew = Crew(self._poller, Origins(self._site), flows)
+        self._crew = Crew(self._poller, Origins(self._site, self._netlink), flows)
         self._listeners: dict[Place, Listener] = {}
         self._deaf_at: float | None = None
         self._control = socket.socket(socket.AF_UNIX)
@@ -88,7 +90,7 @@ class Worker:
     def _change(self, message: Change, fresh: dict[Place, socket.socket]) -> None:
         if message.site != self._site:
             self._site = message.site
-            self._crew.origins = Origins(message.site)
+            self._crew.origins = Origins(message.site, self._netlink)
             for listener in self._listeners.values():
                 listener.change(listener.entry)
         for entry in message.put:

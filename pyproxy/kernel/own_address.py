@@ -5,6 +5,7 @@ The message layouts are those of linux/rtnetlink.h and linux/if_addr.h.
 
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from pyproxy.address import IP, Prefix, contains, family_of
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attribute, attributes
 
 _GET_ADDRESS, _GET_ROUTE = 22, 26  # RTM_*
-_DESTINATION = 1  # RTA_DST
+_DESTINATION, _DEVICE = 1, 4  # RTA_DST, RTA_OIF
 _LOCAL = 2  # RTN_LOCAL
 _ROUTE = struct.Struct("=8BI")  # rtmsg
 _TYPE = 7  # where rtmsg.rtm_type is
@@ -22,18 +23,37 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _SECONDARY = 0x1
 
 
+class Way(NamedTuple):
+    """Of packets to some address."""
+
+    ends_here: bool
+    device: int
+    """The index of the one that leads there."""
+
+
 def is_own(address: IP) -> bool:
     """Whether packets to it end here: what `fib daddr type local` and `addrtype` ask."""
+    try:
+        with Netlink(ROUTE) as netlink:
+            way = way_to(netlink, address)
+    except OSError:
+        return False  # nobody can tell
+    return way is not None and way.ends_here
+
+
+def way_to(netlink: Netlink, address: IP) -> Way | None:
+    """None if there is no route."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     packed = socket.inet_pton(family, address)
     if not any(packed):
-        return False  # it would be asked as if it were loopback
+        return None  # it would be asked as if it were loopback
     asked = _ROUTE.pack(family, 8 * len(packed), *[0] * 7) + attribute(_DESTINATION, packed)
     try:
-        with Netlink(ROUTE) as netlink:
-            return netlink.ask(Message(_GET_ROUTE, asked))[_TYPE] == _LOCAL
+        answer = netlink.ask(Message(_GET_ROUTE, asked))
     except OSError:
-        return False  # there is no route
+        return None
+    device = dict(attributes(answer, _ROUTE.size)).get(_DEVICE, bytes(4))
+    return Way(answer[_TYPE] == _LOCAL, int.from_bytes(device, sys.byteorder))
 
 
 def of_devices(without: str = "") -> frozenset[IP]:

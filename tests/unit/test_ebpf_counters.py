@@ -11,7 +11,7 @@ from modes.ebpf.traffic import begin_anew, traffic
 from pyproxy.table import OnEmpty, Pool, Prefix, RouteId, Traffic
 from tests.unit.ebpf_world import DROP, NODE, World, world
 from tests.unit.packets import ACK, FIN, SYN, TCP, UDP, Packet
-from tests.unit.test_ebpf_packet import BALANCED, CLIENT, POD, PROTOCOLS, VERSIONS, packet, route
+from tests.unit.test_ebpf_packet import BALANCED, CLIENT, EXTERNAL, HERE, POD, PROTOCOLS, VERSIONS, packet, route
 
 OF_ETHERNET = 14
 EMPTY = Pool((), OnEmpty.REJECT)
@@ -82,6 +82,9 @@ def test_who_is_dropped_is_counted(bpf: World) -> None:
     bpf.write(route(4, masquerade_external=False, external=Pool((), OnEmpty.DROP)))
     assert bpf.run("ingress", packet(4, destination=NODE[4], destination_port=30080).bytes())[0] == DROP
     assert counted(bpf, 4) == Traffic(dropped=1)
+    bpf.write(route(4, internal=Pool((), OnEmpty.DROP)))
+    assert bpf.run("ingress", packet(4, source=POD).bytes())[0] == DROP
+    assert counted(bpf, 4) == Traffic(dropped=1)
 
 
 def test_packets_for_which_no_port_is_free_are_dropped_and_counted(bpf: World) -> None:
@@ -90,6 +93,18 @@ def test_packets_for_which_no_port_is_free_are_dropped_and_counted(bpf: World) -
     verdict, _ = bpf.run("egress", bpf.passes("ingress", packet(4, source_port=40001)).bytes())
     assert verdict == DROP
     assert counted(bpf, 4)[:5] == (0, 2, 0, 1, 0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_client_that_has_no_port_left_for_a_backend_is_dropped_and_counted(bpf: World, protocol: int) -> None:
+    """Its own leads there through another frontend, and all others are in use."""
+    bpf.write(route(4, protocol))
+    bpf.through(packet(4, protocol, destination=EXTERNAL[4]))
+    ways = (layout.Way(HERE[4], 8080, CLIENT[4], port, protocol, layout.HOOK_EGRESS) for port in range(1024, 65536))
+    flow = next(flow for way, flow in bpf.flows().items() if flow.flags & layout.FLOW_FROM_SERVICE).packed()
+    syscall.update(bpf.store.maps["flows"], {way.packed(): flow for way in ways if way.destination_port != 40000})
+    assert bpf.run("ingress", packet(4, protocol, destination=BALANCED[4]).bytes())[0] == DROP
+    assert counted(bpf, 4)[:5] == (0, 1, 0, 1, 0)
 
 
 def test_packets_of_connections_that_nobody_knows_are_lost(bpf: World) -> None:
