@@ -13,6 +13,7 @@ from typing import Any
 
 from modes.userspace.poller import READ, Poller
 from modes.userspace.protocol import Endpoint, Place
+from modes.userspace.unreachable import KINDS
 
 MOST_FLOWS = 16384
 """In all; one more ends the one that was idle for longest."""
@@ -42,10 +43,10 @@ class Flow:
 class Flows:
     """Of all frontends."""
 
-    def __init__(self, poller: Poller, refuse: Callable[[Place, Client], None]) -> None:
-        """``refuse`` tells a client that its endpoint does not listen."""
+    def __init__(self, poller: Poller, tell: Callable[[Place, Client, int], None]) -> None:
+        """``tell`` tells a client of an error of KINDS."""
         self._poller = poller
-        self._refuse = refuse
+        self._tell = tell
         self._flows: dict[tuple[Place, Client], Flow] = {}
         """In the order in which they were last used."""
         self._clients: defaultdict[Place, set[Client]] = defaultdict(set)
@@ -70,10 +71,10 @@ class Flows:
         self._use(flow)
         try:
             flow.server.send(data)
-        except ConnectionRefusedError:  # told by an earlier datagram
-            self._refused(flow)
-        except OSError:
-            pass  # no room or no route: a datagram may be lost
+        except OSError as error:
+            if error.errno in KINDS:  # the answer to an earlier one
+                self._refused(flow, error.errno)
+            # else no room or no route: a datagram may be lost
 
     def _use(self, flow: Flow) -> None:
         if flow in self._ending:
@@ -108,11 +109,11 @@ class Flows:
                 data = flow.server.recv(_LARGEST)
             except BlockingIOError:
                 return
-            except ConnectionRefusedError:
-                self._refused(flow)
-                return
-            except OSError:
-                self._end(flow)
+            except OSError as error:
+                if error.errno in KINDS:
+                    self._refused(flow, error.errno)
+                else:
+                    self._end(flow)
                 return
             flow.answered = True
             self._use(flow)
@@ -121,9 +122,9 @@ class Flows:
             except OSError:
                 pass  # as above
 
-    def _refused(self, flow: Flow) -> None:
+    def _refused(self, flow: Flow, error: int) -> None:
         self._end(flow)
-        self._refuse(flow.place, flow.client)
+        self._tell(flow.place, flow.client, error)
 
     def tick(self, now: float) -> None:
         """End what has been idle for too long."""

@@ -1,5 +1,6 @@
-"""ICMP port unreachable, for a client whose endpoint answered so: RFC 792 and RFC 4443, section 3.1."""
+"""ICMP destination unreachable, for a client whose endpoint was answered for so: RFC 792 and RFC 4443, section 3.1."""
 
+import errno
 import socket
 import struct
 
@@ -8,7 +9,11 @@ from modes.userspace.protocol import Place
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _UDP = struct.Struct("!HHHH")
-_PORT_UNREACHABLE = {socket.AF_INET: (3, 3), socket.AF_INET6: (1, 4)}  # type and code
+_PORT = {socket.AF_INET: (3, 3), socket.AF_INET6: (1, 4)}  # type and code
+_FORBIDDEN = {socket.AF_INET: (3, 13), socket.AF_INET6: (1, 1)}
+KINDS = {errno.ECONNREFUSED: _PORT, errno.EHOSTUNREACH: _FORBIDDEN, errno.EACCES: _FORBIDDEN}
+"""By what the kernel makes of them for a connected socket that asks for no more (icmp_err_convert, icmpv6_err_convert):
+what the client would have been told without this node in between."""
 
 
 class Unreachable:
@@ -25,8 +30,8 @@ class Unreachable:
             except OSError:
                 continue
 
-    def tell(self, place: Place, client: tuple[str, int]) -> None:
-        """That nobody listens where it sent to."""
+    def tell(self, place: Place, client: tuple[str, int], error: int) -> None:
+        """What became of what it sent there. ``error``: of KINDS."""
         _, address, port = place
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         if family not in self._sockets:
@@ -37,7 +42,7 @@ class Unreachable:
             header = _IPV4.pack(0x45, 0, _IPV4.size + _UDP.size, 0, 0, 64, socket.IPPROTO_UDP, 0, source, target)
         else:
             header = _IPV6.pack(6 << 28, _UDP.size, socket.IPPROTO_UDP, 64, source, target)
-        kind, code = _PORT_UNREACHABLE[family]
+        kind, code = KINDS[error][family]
         quoted = header + datagram
         # The kernel fills in the checksum in IPv6 (RFC 3542, section 3.1).
         checksum = _checksum(struct.pack("!BBHI", kind, code, 0, 0) + quoted) if family == socket.AF_INET else 0

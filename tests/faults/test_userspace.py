@@ -1,5 +1,6 @@
 """What a relay meets: ports that are taken, endpoints that fail, peers that are slow, and its own end."""
 
+import errno
 import hashlib
 import os
 import resource
@@ -96,6 +97,31 @@ def test_an_endpoint_that_does_not_listen_is_told_to_clients_of_udp(cluster: Clu
         client.connect((address, port))
         with pytest.raises(ConnectionRefusedError):
             datagram(client)
+
+
+@pytest.mark.parametrize(("family", "error"), [("IPv4", errno.EHOSTUNREACH), ("IPv6", errno.EACCES)])
+def test_so_is_an_endpoint_that_a_firewall_is_before(cluster: Cluster, family: str, error: int) -> None:
+    pod = cluster.host("pod-3")
+    reject = {"IPv4": "icmp-admin-prohibited", "IPv6": "icmp6-adm-prohibited"}[family]
+    command = {"IPv4": "iptables", "IPv6": "ip6tables"}[family]
+    pod.namespace.run([command, "-A", "INPUT", "-p", "udp", "-j", "REJECT", "--reject-with", reject])
+    cluster.apply("svc", service(1), *slices(1, ["pod-3"]))
+    address, port = target(1, "ClusterIP", family, "UDP")
+    with open_socket(cluster.host("pod-1"), address, "UDP") as client:
+        client.settimeout(3)
+        client.connect((address, port))
+        with pytest.raises(OSError) as raised:
+            datagram(client)
+        assert raised.value.errno == error
+
+
+def test_without_net_raw_that_is_said_once() -> None:
+    without = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", *OURS)
+    with Cluster(Candidate("userspace", without), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        for pods in (["pod-2"], ["pod-3"]):
+            cluster.apply("svc", service(1), *slices(1, pods))
+        assert cluster.ask("pod-1", 1, "ClusterIP", "IPv4", "UDP").pod == "pod-3"
+        assert cluster.log().count("it takes CAP_NET_RAW") == 1
 
 
 def test_a_reset_is_passed_on(cluster: Cluster) -> None:

@@ -171,7 +171,7 @@ def test_each_container_has_exactly_the_capabilities_that_it_needs() -> None:
         needed = {
             "overlays/iptables": ["NET_ADMIN", "NET_RAW"],
             "overlays/ipvs": ["NET_ADMIN", "NET_RAW"],
-            "overlays/userspace": ["NET_ADMIN", "NET_BIND_SERVICE"],
+            "overlays/userspace": ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"],
             "overlays/ebpf": ["NET_ADMIN", "BPF", "PERFMON", "SYS_ADMIN"],
         }
         found = container(overlay, "pyproxy")["securityContext"]["capabilities"]["add"]
