@@ -35,6 +35,8 @@ _TRANSPORTS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": soc
 _TRANSPORT_NAMES = {number: name for name, number in _TRANSPORTS.items()}
 _FAMILIES = {socket.AF_INET: Family.IPV4, socket.AF_INET6: Family.IPV6}
 _AFS = {family: af for af, family in _FAMILIES.items()}
+_NETMASKS = {Family.IPV4: b"\xff" * 4, Family.IPV6: struct.pack("=I", 128)}
+"""That make a client of each address: a length in IPv6."""
 _WITHOUT_IT = (
     "this kernel has no IPVS: load its module with `modprobe ip_vs` (it comes with the package linux-image of Debian, "
     "linux-modules of Ubuntu, kernel-modules of Fedora)"
@@ -69,6 +71,8 @@ class Service:
     """0: each connection by itself."""
     is_ours: bool = True
     """Told by a flag that no scheduler heeds: the third of those that IPVS keeps for them."""
+    tells_clients_apart: bool = True
+    """Where they stick, by their addresses; others may take a whole network for one client."""
 
 
 class Load(NamedTuple):
@@ -243,15 +247,13 @@ def _key_fields(key: Key) -> bytes:
 
 def _described(key: Key, service: Service) -> bytes:
     flags = (_OURS if service.is_ours else 0) | (_PERSISTENT if service.sticky_seconds else 0)
-    # The netmask that makes a client of each address: a length in IPv6.
-    netmask = struct.pack("=I", 128) if key.family is Family.IPV6 else b"\xff" * 4
     return nested(
         _SERVICE,
         _key_fields(key)
         + attribute(_SCHEDULER, service.scheduler.encode() + b"\0")
         + attribute(_FLAGS, struct.pack("=II", flags, 0xFFFFFFFF))
         + attribute(_TIMEOUT, struct.pack("=I", service.sticky_seconds))
-        + attribute(_NETMASK, netmask),
+        + attribute(_NETMASK, _NETMASKS[key.family]),
     )
 
 
@@ -290,7 +292,9 @@ def _key(fields: dict[int, bytes]) -> Key:
 def _service(fields: dict[int, bytes]) -> Service:
     (flags,) = struct.unpack_from("=I", fields[_FLAGS])
     seconds = struct.unpack("=I", fields[_TIMEOUT])[0] if flags & _PERSISTENT else 0
-    return Service(fields[_SCHEDULER].rstrip(b"\0").decode(), seconds, bool(flags & _OURS))
+    family = _FAMILIES[struct.unpack("=H", fields[_AF])[0]]
+    tells_apart = not seconds or fields[_NETMASK] == _NETMASKS[family]
+    return Service(fields[_SCHEDULER].rstrip(b"\0").decode(), seconds, bool(flags & _OURS), tells_apart)
 
 
 def _key_of_line(words: list[str], found: dict[Key, VirtualServer]) -> Key | None:

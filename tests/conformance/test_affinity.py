@@ -43,6 +43,16 @@ def test_affinity_is_of_each_service_and_chosen_at_random(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_each_client_has_an_endpoint_of_its_own(cluster: Cluster, numbers: Iterator[int], family: str) -> None:
+    """Two neighbours and twelve services: the same endpoint for both, each time, would be a chance of 1 in 531,441."""
+    some = [next(numbers) for _ in range(12)]
+    cluster.apply("sticky", *(thing for number in some for thing in (_sticky(number), *slices(number, PODS))))
+    first, second = ([cluster.ask(who, n, "ClusterIP", family).pod for n in some] for who in ("pod-1", "pod-2"))
+    assert first != second
+    cluster.delete("sticky")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_affinity_ends_after_its_time(cluster: Cluster, number: int, family: str) -> None:
     cluster.apply("sticky", _sticky(number, 1), *slices(number, PODS))
     first = cluster.ask("pod-1", number, "ClusterIP", family).pod

@@ -52,11 +52,20 @@ def has_traces(cluster: Cluster, mode: str) -> bool:
     return what in cluster.lab.node.namespace.run(command).stdout
 
 
-def answers(established: socket.socket) -> bool:
+def established(cluster: Cluster, who: str, number: int, kind: str, family: str) -> socket.socket:
+    address, port = target(number, kind, family, "TCP")
+    client = open_socket(cluster.host(who), address)
+    client.settimeout(3)
+    client.connect((address, port))
+    client.recv(100)
+    return client
+
+
+def answers(client: socket.socket) -> bool:
     """Whether the other side is still there."""
     try:
-        established.sendall(b"still there?")
-        return established.recv(100) == b"still there?"
+        client.sendall(b"still there?")
+        return client.recv(100) == b"still there?"
     except OSError:
         return False
 
@@ -77,23 +86,20 @@ def test_modes_take_over_from_each_other_under_load(
 ) -> None:
     mode = own.mode
     own.apply("switch", service(number), *slices(number, ["pod-2", "pod-3", "pod-4"]))
-    address, port = target(number, "NodePort", "IPv4", "TCP")
     with (
-        open_socket(own.host("client"), address) as established,
+        established(own, "client", number, "NodePort", "IPv4") as from_outside,
+        established(own, "pod-1", number, "ClusterIP", "IPv6") as from_inside,
         Load(own, "pod-1", number, "ClusterIP", "IPv4") as inside,
         Load(own, "client", number, "NodePort", "IPv6") as outside,
         Load(own, "pod-3", number, "LoadBalancer", "IPv6", "UDP") as datagrams,
     ):
-        established.settimeout(3)
-        established.connect((address, port))
-        established.recv(100)
         is_lost = other in known(mode).loses_open_connections_to
         for turn in (other, mode):
             own.switch(turn, number_of_signal)
             has_only(own, turn)
             for load in (inside, outside, datagrams):
                 load.run_for(30)
-            assert answers(established) != is_lost
+            assert [answers(one) for one in (from_outside, from_inside)] == [not is_lost] * 2
     # Each load has one request open at a time.
     failures = [load.failures for load in (inside, outside, datagrams)]
     pair = known(mode), known(other)

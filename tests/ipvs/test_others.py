@@ -94,6 +94,17 @@ def test_another_way_to_an_endpoint_is_seen_and_made_good() -> None:
     assert differences(OURS, mode) == []
 
 
+def test_a_network_that_counts_as_one_client_is_seen_and_made_good() -> None:
+    table, mode = table_of(replace(ONE, affinity_seconds=60)), IpvsMode()
+    mode.sync(table, None)
+    before = at_place()
+    run("ipvsadm", "-E", "-t", PLACE, "-s", "rr", "-p", "60", "-M", "255.255.0.0", "-b", "flag-3")
+    assert [drift.what for drift in mode.verify()] == [f"the virtual server -t {PLACE} is changed"]
+    mode.sync(table, None)
+    assert at_place() == before
+    assert differences(table, mode) == []
+
+
 def test_a_foreign_server_that_comes_before_the_service_does_is_taken_by_the_second_try() -> None:
     mode = IpvsMode()
     mode.sync(table_of(), None)
