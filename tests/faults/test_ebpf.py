@@ -192,7 +192,8 @@ def test_another_version_is_replaced_under_load(cluster: Cluster, what: str) -> 
         for load in (inside, outside):
             load.run_for(20)
     assert inside.failures == []
-    assert outside.failures == [] or what == "maps"
+    lost = 1 if what == "maps" else 0  # the load has one connection open at a time
+    assert len(outside.failures) <= lost, outside.failures
 
 
 def test_cleanup_removes_all_of_it_and_nothing_of_others() -> None:
