@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -21,7 +22,7 @@ TRACES = {
     # servers without sets.
     "nftables": (["nft", "list", "maps"], b"map services"),
     "iptables": (
-        ["sh", "-c", "for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"],
+        ["sh", "-c", "set -e; for i in ip ip6; do ${i}tables-legacy-save; ${i}tables-nft-save; done"],
         b"PYPROXY-SERVICES",
     ),
     "ipvs": (["ipset", "list", "-name"], b"PYPROXY_IPVS-"),
@@ -49,7 +50,17 @@ def own(cluster: Cluster) -> Iterator[Cluster]:
 
 def has_traces(cluster: Cluster, mode: str) -> bool:
     command, what = TRACES[mode]
-    return what in cluster.lab.node.namespace.run(command).stdout
+    written: list[bytes] = []
+
+    def is_read() -> bool:
+        try:
+            written.append(cluster.lab.node.namespace.run(command).stdout)
+        except subprocess.CalledProcessError:
+            return False  # a set may go after the rule was read that names it
+        return True
+
+    until(is_read, lambda: f"what {mode} mode wrote can't be read: {command}")
+    return what in written[0]
 
 
 def established(cluster: Cluster, who: str, number: int, kind: str, family: str) -> socket.socket:

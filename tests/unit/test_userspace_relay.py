@@ -86,6 +86,26 @@ def test_after_two_that_do_not_answer_the_client_is_told(stack: ExitStack) -> No
         run.client.recv(1)
 
 
+def test_who_accepts_and_says_nothing_keeps_its_client_for_as_long_as_that_stays(stack: ExitStack) -> None:
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    server.settimeout(10)
+    run = Run(lambda _: server.getsockname())
+    stack.callback(run.close)
+    run.start()
+    end, _ = server.accept()
+    stack.enter_context(end)
+    end.settimeout(10)
+    for said in (b"is anybody there?", b"and now?"):
+        run.client.send(said)
+        assert end.recv(100) == said  # so the relay knows by now that it is connected
+        run.relay.tick(float("inf"))
+    assert not run.ended.is_set()
+    run.client.close()
+    assert end.recv(100) == b""
+    end.close()
+    assert run.ended.wait(10)
+
+
 @pytest.mark.parametrize("much", [0, 1 << 60], ids=["pipes", "memory"])
 def test_bulk_arrives_whole_both_ways(stack: ExitStack, monkeypatch: pytest.MonkeyPatch, much: int) -> None:
     pipes: list[Pipe] = []
