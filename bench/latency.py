@@ -30,6 +30,8 @@ from bench.scenario import Step
 
 _AT_ONCE = 5000
 """Conversations of the warm-up before others have their turn: too few to fill a queue."""
+_FILLING = (("cluster-ip", "connect"), ("cluster-ip", "udp"), ("node-port", "connect"))
+"""What the warm-up is made of: what a proxy that remembers sockets and flows is full of on a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Plan:
     samples: int
     """Of each cell in a round."""
     warm_up: int
-    """Connections by each way that has a Service, before the first round."""
+    """Connections by each way that has a Service, and datagrams from pods, before the first round."""
     seed: int
     """Of the orders that are drawn."""
     patience_s: float = PATIENCE_S
@@ -103,11 +105,11 @@ class LatencyBench:
         return objects(self.result.services, self.result.endpoints, ports)
 
     def _warm_up(self, prober: Prober, contestants: list[Contestant]) -> None:
-        """As many connections as were asked for, in turns, and a round that does not count."""
+        """As many conversations of each kind as were asked for, in turns, and a round that does not count."""
         for left in range(self._plan.warm_up, 0, -_AT_ONCE):
-            for one, way in itertools.product(list(contestants), WAYS):
-                if one in contestants and way.through:
-                    self._ask(prober, one, Cell(one.name, way.name, "connect"), min(left, _AT_ONCE))
+            for one, filling in itertools.product(list(contestants), _FILLING):
+                if one in contestants:
+                    self._ask(prober, one, Cell(one.name, *filling), min(left, _AT_ONCE))
         for one, way, measure in itertools.product(list(contestants), WAYS, MEASURES):
             if one in contestants:
                 self._ask(prober, one, Cell(one.name, way.name, measure), self._plan.samples)

@@ -107,7 +107,12 @@ def _add_latency(scenarios: "argparse._SubParsersAction[argparse.ArgumentParser]
     latency = _scenario(scenarios, "latency", "connections, requests and datagrams", _latency, _MANY)
     _number(latency, "--rounds", 60, "at each size")
     _number(latency, "--samples", 200, "of each figure in a round")
-    _number(latency, "--warm-up", 70_000, "connections by each way before; so many fill ebpf mode's map of sockets")
+    _number(
+        latency,
+        "--warm-up",
+        70_000,
+        "connections, and datagrams of pods, before; so many fill ebpf mode's map of UDP sockets",
+    )
     _number(latency, "--seed", 1, "of the order in a round")
 
 

@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench.measure import MEASURES
 from bench.measured import WAYS
 from bench.place import place_of, processors
 from bench.prober import Prober
+from ebpf import store, syscall
 from pyproxy import modes
 from tests.faults.commands import is_one_sentence
 from tests.faults.traces import traces
@@ -82,6 +84,21 @@ def test_a_mode_that_falls_out_is_told_and_the_others_go_on(tmp_path: Path, caps
     (size,) = Document.read(file).outcomes
     assert list(size.failed) == ["nonsense"]
     assert {cell.contestant for cell in size.figures} == {FLOOR, CONTROL, "nftables"}
+
+
+def test_the_warm_up_fills_what_ebpf_mode_remembers_of_sockets_and_flows() -> None:
+    found: Counter[str] = Counter()
+
+    class Warm(LatencyBench):
+        def _round(self, prober: Prober, contestants: Sequence[Contestant]) -> None:
+            with contestants[-1].lab.node.namespace.entered(), store.using_maps() as maps:
+                found.update({name: len(list(syscall.entries(maps[name]))) for name in ("udp_peers", "flows")})
+            super()._round(prober, contestants)
+
+    few = Plan(rounds=1, samples=5, warm_up=50, seed=1)
+    Warm([Contender("ebpf")], 2, 1, few).measure(lambda _: None)
+    assert found["udp_peers"] >= 50
+    assert found["flows"] >= 4 * 50
 
 
 def test_who_answers_nobody_falls_out() -> None:
