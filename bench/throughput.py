@@ -25,7 +25,7 @@ from bench.requests import Requests
 from bench.scenario import Step
 from bench.streams import Streams
 from bench.throughput_outcome import ThroughputResult
-from bench.traffic import Measure, Reading, Traffic, find
+from bench.traffic import Measure, Reading, Traffic, find, version
 
 _STREAM, _STREAM_NODE_PORT = 5201, 30081
 _CLIENTS = {way.who for way in WAYS}
@@ -90,6 +90,7 @@ class ThroughputBench:
                 lacking.setdefault(missing, []).append(kind.measures[0].words)
             else:
                 self._tasks += [_Task(kind, way) for way in its_ways]
+        names = [name for kind, _ in kinds for name in kind.programs]
         self._result = ThroughputResult(
             services,
             endpoints,
@@ -98,6 +99,7 @@ class ThroughputBench:
             ways=http,
             measures=[measure for kind, _ in kinds for measure in kind.measures],
             lacking=lacking,
+            programs=[version(name) for name in dict.fromkeys(names) if find(name)],
         )
 
     @property

@@ -33,6 +33,8 @@ class ThroughputResult:
     measures: list[Measure]
     lacking: dict[tuple[str, ...], list[str]]
     """By programs that are not installed: what is not measured without them, in words."""
+    programs: Sequence[str] = ()
+    """Those that are, with their versions."""
     rounds: int = 0
     """That are complete."""
     samples: dict[Cell, list[list[float]]] = field(default_factory=dict)
@@ -78,7 +80,10 @@ def outcome(result: ThroughputResult, seconds: int, *, complete: bool) -> Outcom
         if one.ratio(CONTROL, FLOOR)
     ]
     titles = {f"{way.words}, {measure.words}": one for (way, measure), one in compared.items()}
-    spent = f"{where()}; each reading took {seconds} s. A relay's own CPU time is not in that of client and server."
+    spent = (
+        f"{where()}; by {', '.join(result.programs)}; each reading took {seconds} s. "
+        "A relay's own CPU time is not in that of client and server."
+    )
     remarks = [spent, visibility(titles, result.rounds), *lacking]
     return msgspec.structs.replace(about, figures=list(_figures(result, compared)), findings=findings, remarks=remarks)
 

@@ -4,6 +4,7 @@ Server and client are started anew for each reading. How their memory happens to
 and that is so drawn anew as well, instead of being a contestant's for good.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,13 @@ class Traffic(Protocol):
 def find(name: str) -> str | None:
     """The program's path; also beside this Python, where the Makefile puts what Debian would start as a service."""
     return program.find(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+def version(name: str) -> str:
+    """Of the program, which is there: the first thing in what it says that looks like one."""
+    said = subprocess.run([find(name) or name, "-v"], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+    return f"{name} {found[0]}" if found else name
 
 
 def run(host: Host, cpu: int, command: Sequence[str | Path], seconds: float) -> tuple[str, str]:

@@ -1,7 +1,9 @@
 """What is read from iperf3 and wrk, and what is concluded from readings."""
 
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +14,7 @@ from bench.requests import Requests
 from bench.streams import Streams
 from bench.throughput import ThroughputBench, ThroughputPlan
 from bench.throughput_outcome import ThroughputResult, outcome
-from bench.traffic import Measure, Reading
+from bench.traffic import Measure, Reading, version
 from pyproxy.manifest import parse
 
 _PLAN = ThroughputPlan(rounds=1, seconds=1, streams=4, warm_up=1, seed=1)
@@ -97,10 +99,17 @@ def test_what_is_not_installed_is_told_and_the_rest_is_measured(
         assert not bench.outcome.complete  # who installs them goes on with it
 
 
+def test_it_is_said_by_what_it_was_measured() -> None:
+    programs = [version(name) for name in ("iperf3", "wrk", "nginx")]
+    assert re.fullmatch(r"iperf3 \d+\.\d\S*, wrk \d+\.\d\S*, nginx \d+\.\d\S*", ", ".join(programs))
+    said = outcome(replace(_result(), programs=programs), 1, complete=True)
+    assert ", ".join(programs) in said.remarks[0]
+
+
 def _result(rounds: int = 12, **rates: float) -> ThroughputResult:
     """The control is off by 1 % in every second round."""
     names = [FLOOR, CONTROL, *rates]
-    result = ThroughputResult(10, 2, names, {}, ways(80, 30080)[:1], [_RATE, _TIMES], {}, rounds)
+    result = ThroughputResult(10, 2, names, {}, ways(80, 30080)[:1], [_RATE, _TIMES], {}, rounds=rounds)
     for name in names:
         for measure, level in (("rate", rates.get(name, 1000.0)), ("times", 0.0)):
             cell = Cell(name, "cluster-ip", measure)
