@@ -1,4 +1,4 @@
-"""What a mode is known to do otherwise than the rest, and why. Nothing is skipped: tests ask for what it does."""
+"""What a mode is known to do otherwise than the rest, and why. No test is skipped for it: each asks for that."""
 
 from dataclasses import dataclass
 
