@@ -15,7 +15,7 @@ DEBIAN := nftables python3-venv iptables mmdebstrap chromium chromium-driver use
 # nginx answers wrk. Installed, Debian's package would open port 80 and start with the machine: the program is enough.
 NGINX = { apt-get download -qq nginx 2>/dev/null || { apt-get update -qq && apt-get download -qq nginx; }; } && \
 	dpkg-deb --fsys-tarfile nginx_*.deb | tar -xO ./usr/sbin/nginx >bin/nginx && chmod +x bin/nginx && rm nginx_*.deb
-# To and from which it is that no other suite switches.
+# No other run switches between iptables and userspace mode.
 SWITCH := tests/conformance/test_switch.py
 # Of the modes whose whole suites would make `make test` too long: see broad.
 EACH := tests/conformance/test_reachability.py tests/conformance/test_changes.py

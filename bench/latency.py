@@ -6,6 +6,7 @@ what the machine does meanwhile hits all of them alike. docs/benchmarking.md say
 """
 
 import itertools
+import time
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from bench.echo import Echo, Listener
 from bench.environment import Clock
 from bench.interrupt import held
 from bench.latency_result import LatencyResult
-from bench.measure import MEASURES, NOTHING, Samples, Target
+from bench.measure import MEASURES, NOTHING, PORTS, Samples, Target
 from bench.measured import WAYS, Cell, Way, endpoint_ports, objects, tcp_and_udp
 from bench.place import place_of, processors
 from bench.prober import Prober
@@ -30,8 +31,9 @@ from bench.scenario import Step
 
 _AT_ONCE = 5000
 """Conversations of the warm-up before others have their turn: too few to fill a queue."""
-_FILLING = (("cluster-ip", "connect"), ("cluster-ip", "udp"), ("node-port", "connect"))
-"""What the warm-up is made of: what a proxy that remembers sockets and flows is full of on a node."""
+_REMEMBERED_S = 30.0
+"""So long conntrack remembers a datagram and its answer (nf_conntrack_udp_timeout): a client that has the same port
+again is served by what it remembers, which is no measure of a new flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +108,21 @@ class LatencyBench:
 
     def _warm_up(self, prober: Prober, contestants: list[Contestant]) -> None:
         """As many conversations of each kind as were asked for, in turns, and a round that does not count."""
-        for left in range(self._plan.warm_up, 0, -_AT_ONCE):
-            for one, filling in itertools.product(list(contestants), _FILLING):
-                if one in contestants:
-                    self._ask(prober, one, Cell(one.name, *filling), min(left, _AT_ONCE))
+        self._fill(prober, contestants, "cluster-ip", "udp")
+        forgotten = time.monotonic() + _REMEMBERED_S
+        self._fill(prober, contestants, "cluster-ip", "connect")
+        self._fill(prober, contestants, "node-port", "connect")
+        if 2 * self._plan.warm_up > len(PORTS):  # else none comes again for long
+            time.sleep(max(0.0, forgotten - time.monotonic()))
         for one, way, measure in itertools.product(list(contestants), WAYS, MEASURES):
             if one in contestants:
                 self._ask(prober, one, Cell(one.name, way.name, measure), self._plan.samples)
+
+    def _fill(self, prober: Prober, contestants: list[Contestant], way: str, measure: str) -> None:
+        """What a proxy that remembers sockets and flows is full of on a node."""
+        for left in range(self._plan.warm_up, 0, -_AT_ONCE):
+            for one in list(contestants):
+                self._ask(prober, one, Cell(one.name, way, measure), min(left, _AT_ONCE))
 
     def _ask(self, prober: Prober, one: Contestant, cell: Cell, count: int) -> None:
         """Before it counts. Who does not answer at all falls out."""

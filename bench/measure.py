@@ -21,7 +21,8 @@ Talk = tuple[socket.socket, Target, Callable[[socket.socket, Target], object]]
 """A socket, whom it is to talk to, and what of it is timed."""
 Talks = Generator[Talk, None, None]
 
-_PORTS = range(10_000, 65_536)
+PORTS = range(10_000, 65_536)
+"""That a client binds its sockets to, one after the other."""
 _REQUEST = b"?" * 64
 _PATIENCE = struct.pack("@ll", 2, 0)  # struct timeval
 _RESET_AT_CLOSE = struct.pack("@ii", 1, 0)  # struct linger
@@ -47,7 +48,7 @@ class Caller:
     """
 
     def __init__(self) -> None:
-        self._ports = itertools.cycle(_PORTS)
+        self._ports = itertools.cycle(PORTS)
 
     def measure(self, name: str, targets: Sequence[Target], count: int) -> Samples:
         """``count`` conversations, with each of ``targets`` in turn. ``name``: of MEASURES, or NOTHING."""

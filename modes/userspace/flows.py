@@ -13,7 +13,7 @@ from typing import Any
 
 from modes.userspace.poller import READ, Poller
 from modes.userspace.protocol import Endpoint, Place
-from modes.userspace.unreachable import KINDS
+from modes.userspace.unreachable import CODES
 
 MOST_FLOWS = 16384
 """In all; one more ends the one that was idle for longest."""
@@ -44,7 +44,7 @@ class Flows:
     """Of all frontends."""
 
     def __init__(self, poller: Poller, tell: Callable[[Place, Client, int], None]) -> None:
-        """``tell`` tells a client of an error of KINDS."""
+        """``tell`` tells a client of an error of CODES."""
         self._poller = poller
         self._tell = tell
         self._flows: dict[tuple[Place, Client], Flow] = {}
@@ -72,9 +72,9 @@ class Flows:
         try:
             flow.server.send(data)
         except OSError as error:
-            if error.errno in KINDS:  # the answer to an earlier one
-                self._refused(flow, error.errno)
-            # else no room or no route: a datagram may be lost
+            if error.errno in CODES:  # the answer to an earlier one, or this node's own routing says so
+                self._fail(flow, error.errno)
+            # else there is no room: a datagram may be lost
 
     def _use(self, flow: Flow) -> None:
         if flow in self._ending:
@@ -110,8 +110,8 @@ class Flows:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in KINDS:
-                    self._refused(flow, error.errno)
+                if error.errno in CODES:
+                    self._fail(flow, error.errno)
                 else:
                     self._end(flow)
                 return
@@ -122,7 +122,7 @@ class Flows:
             except OSError:
                 pass  # as above
 
-    def _refused(self, flow: Flow, error: int) -> None:
+    def _fail(self, flow: Flow, error: int) -> None:
         self._end(flow)
         self._tell(flow.place, flow.client, error)
 

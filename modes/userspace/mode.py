@@ -19,7 +19,7 @@ from modes.userspace.plan import Plan
 from modes.userspace.protocol import Entry, Lost, Place, Site
 from modes.userspace.relay_process import found, portions, processes
 from modes.userspace.relays import Relays
-from pyproxy.kernel import capability, flow
+from pyproxy.kernel import flow
 from pyproxy.kernel.claimed_address import ClaimedAddresses
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.local_route import LocalRoutes
@@ -52,7 +52,7 @@ class UserspaceMode:
         """Places that could not be had, and why."""
         self._in_order = False
         self._is_crowded = False
-        self._begun = False
+        self._is_silent = False
 
     def probe(self) -> str | None:
         trial = IP("192.0.2.255")  # of TEST-NET-1, RFC 5737: nobody's
@@ -95,9 +95,6 @@ class UserspaceMode:
 
     def _rebuild(self, table: Table) -> None:
         """Whatever is not as it must be, in place."""
-        if not self._begun and capability.lacking(["CAP_NET_RAW"]):
-            log.warning("clients of UDP are not told that an endpoint does not listen: it takes CAP_NET_RAW")
-        self._begun = True
         self._host = table.host
         self._site = Site(tuple(table.host.pod_prefixes), table.host.pod_interfaces)
         with as_mode_error("the addresses of this node can't be read"):
@@ -107,6 +104,9 @@ class UserspaceMode:
         self._plan.change(table, table.routes.keys())
         self._taken = {}
         self._relays.muster(table.host.userspace_workers)
+        was_silent, self._is_silent = self._is_silent, not self._relays.tell_errors
+        if self._is_silent and not was_silent:
+            log.warning("clients of UDP are not told that an endpoint does not listen: it takes CAP_NET_RAW")
         self._addresses.adopt(self._plan.addresses)
         wanted = self._plan.entries
         put = [entry for entry in wanted.values() if not self._relays.serves(entry, self._site)]

@@ -66,6 +66,8 @@ class Welcome(msgspec.Struct, tag=True):
     entries: list[Entry]
     """All that are served."""
     site: Site
+    tells_errors: bool = False
+    """Whether it may send ICMP errors."""
 
 
 class Change(msgspec.Struct, tag=True):

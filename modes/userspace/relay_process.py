@@ -46,7 +46,7 @@ class Relay:
         self.entries: dict[Place, Entry] = {}
         """What it serves, as far as we know."""
         self.site = Site()
-        self.version, self.number, self.most_files = "", 0, 0
+        self.version, self.number, self.most_files, self.tells_errors = "", 0, 0, False
         self.learn()
 
     def learn(self) -> None:
@@ -54,7 +54,7 @@ class Relay:
         welcome = self._ask(Hello(), Welcome)
         self.version, self.number, self.most_files = welcome.version, welcome.number, welcome.most_files
         self.entries = {entry.place: entry for entry in welcome.entries}
-        self.site = welcome.site
+        self.site, self.tells_errors = welcome.site, welcome.tells_errors
 
     @classmethod
     def start(cls, number: int) -> Self:

@@ -15,6 +15,7 @@ from zlib import crc32
 from modes.userspace import protocol, relay_process
 from modes.userspace.protocol import Entry, Lost, Place, Site, State
 from modes.userspace.relay_process import Relay, portions
+from pyproxy.kernel import capability
 
 log = logging.getLogger("pyproxy")
 
@@ -47,8 +48,10 @@ class Relays:
         self.close()
         fit: dict[int, Relay] = {}
         others = []
+        may_tell = not capability.lacking(["CAP_NET_RAW"])
         for relay in relay_process.found():
-            if relay.version == protocol.version() and relay.number < count and relay.number not in fit:
+            does_all = relay.version == protocol.version() and relay.tells_errors >= may_tell
+            if does_all and relay.number < count and relay.number not in fit:
                 fit[relay.number] = relay
             else:
                 others.append(relay)
@@ -74,6 +77,11 @@ class Relays:
             relay.entries.get(entry.place) == (entry if relay.number in own else None) and relay.site == site
             for relay in self._relays
         )
+
+    @property
+    def tell_errors(self) -> bool:
+        """Whether clients of UDP hear of ICMP errors, whichever relay they meet."""
+        return all(relay.tells_errors for relay in self._relays)
 
     @property
     def most_files(self) -> int:

@@ -46,7 +46,8 @@ class Worker:
         self._poller = Poller()
         self._site = Site()
         self._netlink = Netlink(ROUTE)
-        flows = Flows(self._poller, Unreachable().tell)
+        self._unreachable = Unreachable()
+        flows = Flows(self._poller, self._unreachable.tell)
         self._crew = Crew(self._poller, Origins(self._site, self._netlink), flows)
         self._listeners: dict[Place, Listener] = {}
         self._deaf_at: float | None = None
@@ -73,7 +74,8 @@ class Worker:
             case Hello():
                 entries = [listener.entry for listener in self._listeners.values()]
                 most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                return Welcome(self._version, self._number, most, entries, self._site), ()
+                tells_errors = not self._unreachable.is_barred
+                return Welcome(self._version, self._number, most, entries, self._site, tells_errors), ()
             case Change():
                 self._change(message, dict(zip(message.sockets, sockets, strict=True)))
             case Lend():

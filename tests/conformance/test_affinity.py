@@ -43,7 +43,7 @@ def test_affinity_is_of_each_service_and_chosen_at_random(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_client_has_an_endpoint_of_its_own(cluster: Cluster, numbers: Iterator[int], family: str) -> None:
+def test_two_clients_are_told_apart(cluster: Cluster, numbers: Iterator[int], family: str) -> None:
     """Two neighbours and twelve services: the same endpoint for both, each time, would be a chance of 1 in 531,441."""
     some = [next(numbers) for _ in range(12)]
     cluster.apply("sticky", *(thing for number in some for thing in (_sticky(number), *slices(number, PODS))))

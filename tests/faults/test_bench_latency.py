@@ -5,7 +5,6 @@ import pty
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,7 +86,7 @@ def test_a_mode_that_falls_out_is_told_and_the_others_go_on(tmp_path: Path, caps
 
 
 def test_the_warm_up_fills_what_ebpf_mode_remembers_of_sockets_and_flows() -> None:
-    found: Counter[str] = Counter()
+    found: dict[str, int] = {}
 
     class Warm(LatencyBench):
         def _round(self, prober: Prober, contestants: Sequence[Contestant]) -> None:

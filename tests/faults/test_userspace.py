@@ -115,12 +115,20 @@ def test_so_is_an_endpoint_that_a_firewall_is_before(cluster: Cluster, family: s
         assert raised.value.errno == error
 
 
-def test_without_net_raw_that_is_said_once() -> None:
+def test_without_net_raw_that_is_said_once_and_who_has_it_replaces_the_relay() -> None:
     without = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", *OURS)
     with Cluster(Candidate("userspace", without), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
-        for pods in (["pod-2"], ["pod-3"]):
-            cluster.apply("svc", service(1), *slices(1, pods))
-        assert cluster.ask("pod-1", 1, "ClusterIP", "IPv4", "UDP").pod == "pod-3"
+        cluster.apply("svc", service(1), *slices(1, ["pod-2"]))
+        cluster.lab.node.namespace.run(["ip", "route", "flush", "table", "local", "proto", "112"])
+        to = target(1, "ClusterIP", "IPv4", "UDP")
+        until(lambda: cluster.outcome("pod-1", *to, "UDP") == "pod-2", lambda: "it was not repaired")
+        assert "repairing" in cluster.log()
+        assert cluster.log().count("it takes CAP_NET_RAW") == 1
+        mute = relay_of(cluster)
+        cluster.kill()
+        cluster.change_command(OURS)
+        cluster.start()
+        until(lambda: bool(_relays(cluster) - {mute}), lambda: "the relay is the same")
         assert cluster.log().count("it takes CAP_NET_RAW") == 1
 
 

@@ -33,9 +33,11 @@ class Kernel:
             for one in script:
                 self._socket.send(one(number))
 
-        threading.Thread(target=answer, daemon=True).start()
+        self._thread = threading.Thread(target=answer, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
+        self._thread.join()
         self.netlink.close()
         self._socket.close()
 
