@@ -1,5 +1,6 @@
 """What a mode is known to do otherwise than the rest, and why. No test is skipped for it: each asks for that."""
 
+import platform
 from dataclasses import dataclass
 
 
@@ -23,8 +24,10 @@ class Known:
     that client for an answer of it (ip_vs_out_hook). So a socket that ebpf mode has connected to the endpoint itself
     hears nothing if it got a port by which IPVS was asked before, until IPVS has forgotten all that, when it retires.
     So many may meet that. Where a switch takes seconds one does for sure: of a client that asked 1,200 times before,
-    one request in a hundred meets its own port and endpoint again. Besides, Linux 6.1 stops devices as they get
-    programs, and then a datagram may be lost."""
+    one request in a hundred meets its own port and endpoint again."""
+    datagrams_lost_with_devices: int = 0
+    """Before Linux 6.6 a device stands still as it gets its qdisc clsact and as it loses it (qdisc_graft): a datagram
+    that comes by then is lost, one as the mode comes and one as it goes. TCP sends again."""
     loses_open_connections_to: tuple[str, ...] = ()
     """Modes that end, by taking over, what is open: userspace listens where virtual servers of ipvs are found, so those
     have to go, and their connections with them."""
@@ -32,8 +35,16 @@ class Known:
     """What is then said of a service that has it."""
 
 
+def _release() -> tuple[int, ...]:
+    return tuple(int(number) for number in platform.release().split("-")[0].split(".")[:2])
+
+
 _KNOWN = {
-    "ebpf": Known(connects_sockets=True, lacks_sctp="ebpf mode forwards TCP and UDP, not SCTP"),
+    "ebpf": Known(
+        connects_sockets=True,
+        datagrams_lost_with_devices=2 if _release() < (6, 6) else 0,
+        lacks_sctp="ebpf mode forwards TCP and UDP, not SCTP",
+    ),
     "ipvs": Known(
         affinity_lingers=True,
         datagrams_lost_with_an_endpoint=1,
