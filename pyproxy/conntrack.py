@@ -2,7 +2,8 @@
 
 TCP notices a dead peer; a UDP client that keeps its port would talk to nobody for as long as it talks. So after a
 sync that took something away, conntrack's flows are read once and the stale ones deleted in batches, both over
-netlink and both in a thread of its own: no sync waits for it.
+netlink and both in a thread of its own: no sync waits for it. Half a second later, that is: an answer on its way from
+an endpoint that goes would not find back, and a resolver would wait until it times out.
 
 Flows are told by the kernel's own words for them: the original destination is a frontend, the reply source is what
 it was translated to. A flow that was never translated, since there was no endpoint when it began, is stale, too.
@@ -29,6 +30,7 @@ from pyproxy.table import Family, Host, Prefix, Route, Scope, Table, Transport, 
 log = logging.getLogger("pyproxy.conntrack")
 
 _TRY_AGAIN_S = 1.0
+_ON_ITS_WAY_S = 0.5
 _CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
@@ -121,7 +123,7 @@ class Reconciler(Observer):
     """
 
     def __init__(self, reconciled: Callable[[int, float], None]) -> None:
-        """``reconciled`` is told how many flows were removed, and how many seconds that took."""
+        """``reconciled`` is told how many flows were removed, and how many seconds that took, waiting aside."""
         self._reconciled = reconciled
         self._wake = Condition()
         self._newest = Table({}, Host())
@@ -162,6 +164,7 @@ class Reconciler(Observer):
                 # First: their clients wait, while what UDP needs may take long.
                 deleted = delete(begun_too_early(due.begun))
                 if due.udp:
+                    deleted += self._let_answers_through(due)
                     deleted += self._reconcile(table, due.lost)
             except OSError as error:
                 log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
@@ -169,9 +172,20 @@ class Reconciler(Observer):
                 with self._wake:  # what was lost is told nowhere else
                     self._due.add(due)
                 continue
-            took = time.monotonic() - started
+            took = time.monotonic() - started - due.udp * _ON_ITS_WAY_S
             log.info("conntrack reconciled", extra={"deleted": deleted, "ms": round(took * 1000, 1)})
             self._reconciled(deleted, took)
+
+    def _let_answers_through(self, due: "_Due") -> int:
+        """Meanwhile connections begun too early are forgotten; how many. What is looked for is added to ``due``."""
+        deleted, end = 0, time.monotonic() + _ON_ITS_WAY_S
+        while (left := end - time.monotonic()) > 0:
+            with self._wake:
+                self._wake.wait_for(lambda: self._due.begun, left)
+                begun, self._due.begun = self._due.begun, []
+            due.begun += begun
+            deleted += delete(begun_too_early(begun))
+        return deleted
 
     def _reconcile(self, table: Table, lost: list[Route]) -> int:
         stale = stale_flows(expectation(table, lost))

@@ -11,12 +11,14 @@ import pytest
 from bench import flows
 from bench.ask import open_socket
 from bench.lab import Lab
+from pyproxy import conntrack
 from pyproxy.address import IP
 from pyproxy.conntrack import Reconciler, begun_too_early, expectation, stale_flows
 from pyproxy.kernel import flow, nft
 from pyproxy.kernel.flow import delete
 from pyproxy.observer import Sync
 from pyproxy.table import Backend, Host, ModeError, Pool, Route, Table, Transport
+from tests.conformance.cluster import until
 from tests.faults.routes import cluster_ip_route
 
 FLOWS = 100_000
@@ -55,11 +57,32 @@ def test_a_flow_newer_than_the_table_it_is_read_for_stays(lab: Lab, failures: in
         Thread(target=reconciler.run, daemon=True).start()
     for _ in range(failures):
         reconciler.failed(ModeError("no"))
-    time.sleep(0.5)
+    time.sleep(1.5)  # it has read them by now
     assert flows.count(lab.node) == 100
     reconciler.synced(Sync(before, after, frozenset({one.id}), 0.0))
     assert told.get(timeout=10) == 50
     assert flows.count(lab.node) == 50
+
+
+def test_answers_on_their_way_are_let_through_and_keep_no_connection_waiting(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conntrack, "_ON_ITS_WAY_S", 3600.0)
+    udp, tcp = _route([]), cluster_ip_route("10.96.0.99", 80, Pool(()))
+    before, after = Table({udp.id: udp}, Host()), Table({udp.id: udp, tcp.id: tcp}, Host())
+    flows.plant(lab.node, "10.96.0.53", 53, [(str(PODS[0]), 8080)], 100)
+    reconciler = Reconciler(lambda *_: None)
+    with lab.node.namespace.entered():
+        nft.load("table ip watcher { chain forwarded { type filter hook forward priority 0; ct state new accept; }; }")
+        Thread(target=reconciler.run, daemon=True).start()
+        reconciler.synced(Sync(Table({}, Host()), before, None, 0.0))
+        with open_socket(lab.pods["pod-1"], "10.96.0.99") as client:
+            client.setblocking(False)
+            client.connect_ex(("10.96.0.99", 80))
+            until(lambda: len(begun_too_early([tcp])) == 1, lambda: "nobody waits")
+            reconciler.synced(Sync(before, after, frozenset({tcp.id}), 0.0))
+            until(lambda: begun_too_early([tcp]) == [], lambda: "it waits for the datagrams")
+    assert flows.count(lab.node) == 100
 
 
 @pytest.mark.parametrize("filters", [True, False], ids=["the kernel picks them out", "it dumps all"])
