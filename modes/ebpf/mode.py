@@ -187,8 +187,10 @@ class EbpfMode:
     def verify(self) -> list[Drift]:
         """All of it is read."""
         with _said():
-            if self._store is None or not self._in_order:
-                return [Drift(None, "the last sync failed" if self._store else "nothing is loaded")]
+            if self._store is None:
+                return [Drift(None, "nothing is loaded")]
+            if not self._in_order:
+                return [Drift(None, "the last sync failed")]
             self._remove_late()
             return list(self._compare(self._store))
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -254,6 +255,15 @@ def until(condition: Callable[[], bool], complaint: Callable[[], str], patience:
         if waited > patience:
             raise AssertionError(complaint())
         time.sleep(max(0.002, waited / 20))  # to look takes time from what it waits for
+
+
+def is_ended(client: socket.socket) -> bool:
+    """By the kernel, as a connected UDP socket: then it is connected to nobody."""
+    try:
+        client.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 def _identity(thing: Object) -> Identity:

@@ -9,7 +9,7 @@ import pytest
 from bench.ask import datagram, open_socket
 from ebpf import layout
 from modes.ebpf.udp_sockets import end_sockets
-from tests.conformance.cluster import Cluster, load_every_way, until
+from tests.conformance.cluster import Cluster, is_ended, load_every_way, until
 from tests.conformance.known import known
 from tests.conformance.manifests import FAMILIES, POD_PORT, PODS, service, slices, target
 
@@ -100,7 +100,7 @@ def test_udp_flows_leave_an_endpoint_that_went_and_no_other(
     _change(cluster, number, ["pod-2", "pod-4"], restart)
     if are_connected:
         if kernel_ends_sockets():
-            until(lambda: all(map(_is_ended, stale)), lambda: "sockets are connected to pod-3 yet")
+            until(lambda: all(map(is_ended, stale)), lambda: "sockets are connected to pod-3 yet")
         else:
             until(lambda: LASTING in cluster.log()[said:], lambda: "nobody says that sockets stay connected to pod-3")
         stale = [_udp_client(cluster, who, number, kind, family) for _ in stale]
@@ -213,15 +213,6 @@ def kernel_ends_sockets() -> bool:
             return end_sockets({cookie: layout.backend("127.0.0.1", POD_PORT)}) == 1
         except OSError:
             return False
-
-
-def _is_ended(client: socket.socket) -> bool:
-    """By the kernel: then it is connected to nobody."""
-    try:
-        client.getpeername()
-    except OSError:
-        return True
-    return False
 
 
 def _answer(client: socket.socket) -> str | None:

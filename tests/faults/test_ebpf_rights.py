@@ -11,7 +11,7 @@ import pytest
 from bench.ask import datagram, open_socket
 from bench.lab import Lab
 from modes.ebpf import requirement
-from tests.conformance.cluster import OURS, Candidate, Cluster, until
+from tests.conformance.cluster import OURS, Candidate, Cluster, is_ended, until
 from tests.conformance.manifests import FAMILIES, PORTS, service, slices, target
 from tests.faults.commands import is_one_sentence, pyproxy
 
@@ -72,14 +72,6 @@ def udp_client(cluster: Cluster, who: str) -> socket.socket:
     client.connect(to)
     datagram(client)
     return client
-
-
-def is_ended(client: socket.socket) -> bool:
-    try:
-        client.getpeername()
-    except OSError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize("lacking", NEEDED)

@@ -1,6 +1,5 @@
 """UDP sockets that are connected to a backend which is no longer one, in a lab of real sockets."""
 
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Event
@@ -14,7 +13,7 @@ from modes.ebpf.mode import EbpfMode
 from modes.ebpf.udp_sockets import UdpSockets
 from pyproxy.objects import ServicePort, SlicePort
 from pyproxy.table import Host
-from tests.conformance.cluster import until
+from tests.conformance.cluster import is_ended, until
 from tests.unit.samples import endpoint, endpoint_slice, service
 from tests.unit.samples import table as table_of
 
@@ -62,13 +61,5 @@ def test_who_is_about_to_be_answered_is_answered_before_its_socket_ends(
             server.sendto(b"!", asking)
             assert client.recv(100) == b"!"
             may_go_on.set()
-            until(lambda: not is_connected(client), lambda: "the socket is connected yet")
+            until(lambda: is_ended(client), lambda: "the socket is connected yet")
             assert mode.cleanup()
-
-
-def is_connected(client: socket.socket) -> bool:
-    try:
-        client.getpeername()
-    except OSError:
-        return False
-    return True

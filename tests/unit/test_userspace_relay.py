@@ -53,6 +53,19 @@ def full(stack: ExitStack) -> socket.socket:
             return listener
 
 
+def connected(stack: ExitStack) -> tuple[Run, socket.socket]:
+    """A relay at work, and the endpoint's side of its connection."""
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    server.settimeout(10)
+    run = Run(lambda _: server.getsockname())
+    stack.callback(run.close)
+    run.start()
+    end, _ = server.accept()
+    stack.enter_context(end)
+    end.settimeout(10)
+    return run, end
+
+
 def test_who_does_not_answer_in_time_is_given_up_for_another(stack: ExitStack) -> None:
     silent = full(stack).getsockname()
     server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -87,14 +100,7 @@ def test_after_two_that_do_not_answer_the_client_is_told(stack: ExitStack) -> No
 
 
 def test_who_accepts_and_says_nothing_keeps_its_client_for_as_long_as_that_stays(stack: ExitStack) -> None:
-    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    server.settimeout(10)
-    run = Run(lambda _: server.getsockname())
-    stack.callback(run.close)
-    run.start()
-    end, _ = server.accept()
-    stack.enter_context(end)
-    end.settimeout(10)
+    run, end = connected(stack)
     for said in (b"is anybody there?", b"and now?"):
         run.client.send(said)
         assert end.recv(100) == said  # so the relay knows by now that it is connected
@@ -117,13 +123,7 @@ def test_bulk_arrives_whole_both_ways(stack: ExitStack, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(relay, "_MUCH", much)
     monkeypatch.setattr(relay, "Pipe", Noted)
-    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    server.settimeout(10)
-    run = Run(lambda _: server.getsockname())
-    stack.callback(run.close)
-    run.start()
-    end, _ = server.accept()
-    stack.enter_context(end)
+    run, end = connected(stack)
     data = os.urandom(3 << 20)
     for source, target in ((run.client, end), (end, run.client)):
         assert _carried(source, target, data) == data
