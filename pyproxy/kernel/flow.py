@@ -6,7 +6,8 @@ The layouts are those of linux/netfilter/nfnetlink_conntrack.h.
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ Socket = bytes
 """Address and port in network order, as conntrack gives them: 100,000 flows are compared without being spelled out."""
 
 _CTNETLINK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
-_GET, _DELETE = _CTNETLINK | 1, _CTNETLINK | 2  # IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE
+_CHANGE, _GET, _DELETE = _CTNETLINK, _CTNETLINK | 1, _CTNETLINK | 2  # IPCTNL_MSG_CT_NEW, …_GET, …_DELETE
 _ORIGINAL, _REPLY, _STATUS, _TIMEOUT, _ID, _ZONE, _FILTER, _STATUS_MASK = 1, 2, 3, 7, 12, 18, 25, 26  # CTA_*
 _FILTER_ORIGINAL = 1  # CTA_FILTER_ORIG_FLAGS
 _BY_PROTOCOL = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM, Linux 5.8; without it every flow is dumped and passed over here
@@ -25,7 +26,7 @@ _IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _ANSWERED, _TRANSLATED = 1 << 1, 1 << 5  # IPS_SEEN_REPLY, IPS_DST_NAT
 _TIMEOUTS = Path("/proc/sys/net/netfilter")
 _RESTS_S = 1
-"""A client that waits for an answer has rested for less."""
+"""A client that waits for an answer has rested for less. In whole seconds, as conntrack counts."""
 
 
 class Flow(NamedTuple):
@@ -58,11 +59,37 @@ class Flow(NamedTuple):
 
 
 def translated() -> int:
-    """How many connections have another destination than their client asked for. Raises OSError.
+    """How many connections have another destination than their client asked for, when no more of them begin. Raises
+    OSError.
 
-    Of UDP, those that rest are ended instead of counted: their clients' next datagrams begin anew.
+    Of UDP, one that rests gets a second more, and one that has no answer after a second is ended: their clients' next
+    datagrams begin anew.
     """
-    count, resting = 0, []
+    found = list(_translated())
+    if any(one.is_one_way for one in found):
+        time.sleep(_RESTS_S)
+        found = list(_translated())
+    one_way = [one.flow for one in found if one.flow and one.is_one_way]
+    delete(one_way)
+    # Not deleted: its client may have asked since. If so, the kernel gives it all its time again with that datagram.
+    a_second = attribute(_TIMEOUT, struct.pack("!I", _RESTS_S))
+    _send(
+        Message(_CHANGE, _header(one.flow.family) + one.flow.handle + a_second)
+        for one in found
+        if one.flow and one.rests and not one.is_one_way
+    )
+    return len(found) - len(one_way)
+
+
+class _Translated(NamedTuple):
+    flow: Flow | None
+    """Of UDP."""
+    is_one_way: bool
+    rests: bool
+    """And is not about to end."""
+
+
+def _translated() -> Iterator[_Translated]:
     unanswered_s, answered_s = (_timeout(name) for name in ("udp_timeout", "udp_timeout_stream"))
     with Netlink(NETFILTER) as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -75,12 +102,8 @@ def translated() -> int:
                 (left,) = struct.unpack("!I", fields[_TIMEOUT])
                 # The kernel goes by the longer one only after two seconds (nf_conntrack_udp_packet).
                 rested = (unanswered_s if left <= unanswered_s else answered_s) - left
-                if flow is not None and (rested >= _RESTS_S or not status & _ANSWERED):
-                    resting.append(flow)
-                else:
-                    count += 1
-    delete(resting)
-    return count
+                is_one_way = flow is not None and not status & _ANSWERED
+                yield _Translated(flow, is_one_way, rested >= _RESTS_S and left > _RESTS_S)
 
 
 def end_untranslated(places: Collection[tuple[str, str, int]]) -> None:
@@ -180,12 +203,17 @@ def _side(tuple_: bytes, *, source: bool) -> tuple[int, Socket]:
 
 def delete(flows: list[Flow]) -> int:
     """Remove them and count those that were there still, many messages a system call. Raises OSError."""
+    return len(flows) - _send(Message(_DELETE, _header(flow.family) + flow.handle) for flow in flows)
+
+
+def _send(messages: Iterable[Message]) -> int:
+    """How many are of flows that have just ended by themselves."""
     with Netlink(NETFILTER) as netlink:
-        failures = netlink.send(Message(_DELETE, _header(flow.family) + flow.handle) for flow in flows)
+        failures = netlink.send(messages)
     for failure in failures:
-        if failure.code != errno.ENOENT:  # it has just ended by itself
-            raise OSError(failure.code, f"a conntrack flow can't be deleted: {failure.reason}")
-    return len(flows) - len(failures)
+        if failure.code != errno.ENOENT:
+            raise OSError(failure.code, f"a conntrack flow can't be ended: {failure.reason}")
+    return len(failures)
 
 
 def _header(family: int) -> bytes:

@@ -1,0 +1,110 @@
+"""What another mode translates for UDP clients goes over to a mode that has no rules, and no answer is lost by it."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bench.ask import open_socket
+from bench.lab import Lab
+from pyproxy.kernel import flow, nft
+from pyproxy.kernel.netlink import Netlink
+from tests.conformance.cluster import until
+
+FRONTEND = ("10.96.0.53", 53)
+PORT = 9053  # of the backend's
+
+
+@pytest.fixture
+def server(lab: Lab) -> Iterator[socket.socket]:
+    """Of pod-2, behind the frontend."""
+    with lab.node.namespace.entered():
+        nft.load(
+            "table ip former { chain services { type nat hook prerouting priority dstnat; "
+            f"ip daddr {FRONTEND[0]} udp dport {FRONTEND[1]} dnat to {lab.pods['pod-2'].ipv4}:{PORT}; }}; }}"
+        )
+    with open_socket(lab.pods["pod-2"], FRONTEND[0], "UDP") as one:
+        one.settimeout(3)
+        one.bind((lab.pods["pod-2"].ipv4, PORT))
+        yield one
+
+
+@pytest.fixture
+def client(lab: Lab) -> Iterator[socket.socket]:
+    with open_socket(lab.pods["pod-1"], FRONTEND[0], "UDP") as one:
+        one.settimeout(3)
+        one.connect(FRONTEND)
+        yield one
+
+
+def exchange(client: socket.socket, server: socket.socket) -> None:
+    client.send(b"?")
+    answer(server)
+    assert client.recv(10) == b"!"
+
+
+def answer(server: socket.socket) -> None:
+    _, address = server.recvfrom(10)
+    server.sendto(b"!", address)
+
+
+def test_one_that_rests_is_over_a_second_later(lab: Lab, client: socket.socket, server: socket.socket) -> None:
+    exchange(client, server)
+    with lab.node.namespace.entered():
+        assert flow.translated() == 1
+        until(lambda: flow.translated() == 0, lambda: "its client still meets the former mode")
+
+
+def test_who_asks_again_meanwhile_gets_his_answer(
+    lab: Lab, client: socket.socket, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange(client, server)
+    time.sleep(2.1)  # conntrack counts whole seconds
+    send = Netlink.send
+
+    def asking(self: Netlink, *messages: object) -> object:
+        """Between what was read and what is done about it."""
+        client.send(b"?")
+        return send(self, *messages)  # type: ignore[arg-type]
+
+    with lab.node.namespace.entered():
+        with monkeypatch.context() as patched:
+            patched.setattr(Netlink, "send", asking)
+            assert flow.translated() == 1
+        answer(server)
+        assert client.recv(10) == b"!"
+        time.sleep(1.1)
+        assert flow.translated() == 1  # the time that it had was given again with that answer
+
+
+def test_a_slow_answer_is_waited_for(lab: Lab, client: socket.socket, server: socket.socket) -> None:
+    client.send(b"?")
+    later = threading.Timer(0.3, answer, [server])
+    later.start()
+    with lab.node.namespace.entered():
+        assert flow.translated() == 1
+    later.join()
+    assert client.recv(10) == b"!"
+
+
+def test_who_is_never_answered_begins_anew(lab: Lab, client: socket.socket, server: socket.socket) -> None:
+    is_over = threading.Event()
+
+    def chatter() -> None:
+        while not is_over.wait(0.1):
+            client.send(b"?")
+
+    client.send(b"?")
+    server.recvfrom(10)
+    with lab.node.namespace.entered():
+        nft.load("flush chain ip former services")
+    thread = threading.Thread(target=chatter)
+    thread.start()
+    try:
+        with lab.node.namespace.entered():
+            assert flow.translated() == 0
+    finally:
+        is_over.set()
+        thread.join()
