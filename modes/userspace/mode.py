@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
@@ -34,6 +34,8 @@ _IP_FREEBIND = 15
 _RETIRING_S = 2.0
 _LISTENS_ON_S = 1.0
 """After another mode has taken over, for whose handshake is under way."""
+_HAND_OVER_S, _BETWEEN_S = 2.0, 0.1
+"""Until nobody listens any more, which relays see to twice a second; between two looks at conntrack."""
 
 
 class UserspaceMode:
@@ -236,12 +238,13 @@ class UserspaceMode:
     def retire(self, successor: Mode) -> Iterator[str]:
         """Nobody listens any more; what is open is relayed to its end."""
         with suppress(Lost):
-            for relay in found():
-                if successor.tracks_connections:
-                    with as_mode_error("conntrack can't be read"):
-                        flow.end_untranslated(relay.entries)
+            relays = found()
+            for relay in relays:
                 relay.leave(_LISTENS_ON_S)
                 yield "what a relay listened on"
+            if relays and successor.tracks_connections:
+                with as_mode_error("conntrack can't be read"):
+                    _hand_over([place for relay in relays for place in relay.entries])
         if left := len(processes()):
             raise InUse(f"{left} relays have open connections")
         yield from self._addresses.release()
@@ -260,6 +263,18 @@ class UserspaceMode:
         if lines and not told:
             told = [f"nobody listens on {transport.value} {address} {port}"]
         return lines + told
+
+
+def _hand_over(places: Collection[Place]) -> None:
+    """Have clients of UDP meet the mode that translates by now. More than once: an answer that comes after its flow was
+    ended makes a flow of its own, by which its client's datagrams would come here for ever."""
+    end = time.monotonic() + _HAND_OVER_S
+    while True:
+        is_last = time.monotonic() > end
+        flow.end_untranslated(places)
+        if is_last:
+            return
+        time.sleep(_BETWEEN_S)
 
 
 def _told(entry: Entry | None) -> Iterator[str]:

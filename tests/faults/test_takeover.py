@@ -1,17 +1,24 @@
-"""What another mode translates for UDP clients goes over to a mode that has no rules, and no answer is lost by it."""
+"""A UDP client that keeps its socket goes over to the mode that took over, and no answer is lost by it."""
 
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from bench.ask import open_socket
 from bench.lab import Lab
+from modes.nftables.mode import NftablesMode
+from modes.userspace.mode import UserspaceMode
+from modes.userspace.relay_process import processes
+from pyproxy.address import IP
 from pyproxy.kernel import flow, nft
 from pyproxy.kernel.netlink import Netlink
+from pyproxy.table import Backend, Host, InUse, Pool, Table, Transport
 from tests.conformance.cluster import until
+from tests.faults.routes import cluster_ip_route
 
 FRONTEND = ("10.96.0.53", 53)
 PORT = 9053  # of the backend's
@@ -19,12 +26,7 @@ PORT = 9053  # of the backend's
 
 @pytest.fixture
 def server(lab: Lab) -> Iterator[socket.socket]:
-    """Of pod-2, behind the frontend."""
-    with lab.node.namespace.entered():
-        nft.load(
-            "table ip former { chain services { type nat hook prerouting priority dstnat; "
-            f"ip daddr {FRONTEND[0]} udp dport {FRONTEND[1]} dnat to {lab.pods['pod-2'].ipv4}:{PORT}; }}; }}"
-        )
+    """Of pod-2."""
     with open_socket(lab.pods["pod-2"], FRONTEND[0], "UDP") as one:
         one.settimeout(3)
         one.bind((lab.pods["pod-2"].ipv4, PORT))
@@ -39,6 +41,16 @@ def client(lab: Lab) -> Iterator[socket.socket]:
         yield one
 
 
+@pytest.fixture
+def translation(lab: Lab) -> None:
+    """What translates the frontend to the server."""
+    with lab.node.namespace.entered():
+        nft.load(
+            "table ip other { chain services { type nat hook prerouting priority dstnat; "
+            f"ip daddr {FRONTEND[0]} udp dport {FRONTEND[1]} dnat to {lab.pods['pod-2'].ipv4}:{PORT}; }}; }}"
+        )
+
+
 def exchange(client: socket.socket, server: socket.socket) -> None:
     client.send(b"?")
     answer(server)
@@ -50,6 +62,7 @@ def answer(server: socket.socket) -> None:
     server.sendto(b"!", address)
 
 
+@pytest.mark.usefixtures("translation")
 def test_one_that_rests_is_over_a_second_later(lab: Lab, client: socket.socket, server: socket.socket) -> None:
     exchange(client, server)
     with lab.node.namespace.entered():
@@ -57,6 +70,7 @@ def test_one_that_rests_is_over_a_second_later(lab: Lab, client: socket.socket, 
         until(lambda: flow.translated() == 0, lambda: "its client still meets the former mode")
 
 
+@pytest.mark.usefixtures("translation")
 def test_who_asks_again_meanwhile_gets_his_answer(
     lab: Lab, client: socket.socket, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +93,7 @@ def test_who_asks_again_meanwhile_gets_his_answer(
         assert flow.translated() == 1  # the time that it had was given again with that answer
 
 
+@pytest.mark.usefixtures("translation")
 def test_a_slow_answer_is_waited_for(lab: Lab, client: socket.socket, server: socket.socket) -> None:
     client.send(b"?")
     later = threading.Timer(0.3, answer, [server])
@@ -89,6 +104,7 @@ def test_a_slow_answer_is_waited_for(lab: Lab, client: socket.socket, server: so
     assert client.recv(10) == b"!"
 
 
+@pytest.mark.usefixtures("translation")
 def test_who_is_never_answered_begins_anew(lab: Lab, client: socket.socket, server: socket.socket) -> None:
     is_over = threading.Event()
 
@@ -99,7 +115,7 @@ def test_who_is_never_answered_begins_anew(lab: Lab, client: socket.socket, serv
     client.send(b"?")
     server.recvfrom(10)
     with lab.node.namespace.entered():
-        nft.load("flush chain ip former services")
+        nft.load("flush chain ip other services")
     thread = threading.Thread(target=chatter)
     thread.start()
     try:
@@ -108,3 +124,30 @@ def test_who_is_never_answered_begins_anew(lab: Lab, client: socket.socket, serv
     finally:
         is_over.set()
         thread.join()
+
+
+def test_an_answer_that_a_relay_owes_does_not_keep_its_client_there(
+    lab: Lab, client: socket.socket, server: socket.socket
+) -> None:
+    pool = Pool((Backend(IP(lab.pods["pod-2"].ipv4), PORT, True),))
+    route = cluster_ip_route(*FRONTEND, pool, transport=Transport.UDP)
+    table = Table({route.id: route}, Host(userspace_workers=1))
+    former, successor = UserspaceMode(), NftablesMode()
+    with lab.node.namespace.entered():
+        nft.load("table ip watcher { chain entered { type filter hook prerouting priority 0; ct state new accept; }; }")
+        former.sync(table, None)
+        exchange(client, server)
+        client.send(b"?")
+        successor.sync(table, None)
+        later = threading.Timer(0.3, answer, [server])
+        later.start()
+        with suppress(InUse):
+            list(former.retire(successor))
+        later.join()
+        assert client.recv(10) == b"!"
+        client.send(b"?")
+        _, address = server.recvfrom(10)
+        assert address[0] == lab.pods["pod-1"].ipv4  # not the relay's
+        server.sendto(b"!", address)
+        assert client.recv(10) == b"!"
+        until(lambda: processes() == [], lambda: "a relay is there yet")
