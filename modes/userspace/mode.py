@@ -34,8 +34,8 @@ _IP_FREEBIND = 15
 _RETIRING_S = 2.0
 _LISTENS_ON_S = 1.0
 """After another mode has taken over, for whose handshake is under way."""
-_HAND_OVER_S, _BETWEEN_S = 2.0, 0.1
-"""Until nobody listens any more, which relays see to twice a second; between two looks at conntrack."""
+_STOPS_AFTER_S, _BETWEEN_S = 2.0, 0.1
+"""Nobody listens any more by then, as relays look to it twice a second; between two looks at conntrack."""
 
 
 class UserspaceMode:
@@ -239,12 +239,12 @@ class UserspaceMode:
         """Nobody listens any more; what is open is relayed to its end."""
         with suppress(Lost):
             relays = found()
+            places = [place for relay in relays for place in relay.entries] if successor.tracks_connections else []
+            _hand_over(places)
             for relay in relays:
                 relay.leave(_LISTENS_ON_S)
                 yield "what a relay listened on"
-            if relays and successor.tracks_connections:
-                with as_mode_error("conntrack can't be read"):
-                    _hand_over([place for relay in relays for place in relay.entries])
+            _hand_over(places, _STOPS_AFTER_S)
         if left := len(processes()):
             raise InUse(f"{left} relays have open connections")
         yield from self._addresses.release()
@@ -265,13 +265,17 @@ class UserspaceMode:
         return lines + told
 
 
-def _hand_over(places: Collection[Place]) -> None:
-    """Have clients of UDP meet the mode that translates by now. More than once: an answer that comes after its flow was
-    ended makes a flow of its own, by which its client's datagrams would come here for ever."""
-    end = time.monotonic() + _HAND_OVER_S
-    while True:
-        is_last = time.monotonic() > end
-        flow.end_untranslated(places)
+def _hand_over(places: Collection[Place], seconds: float = 0.0) -> None:
+    """Have clients of UDP meet the mode that translates by now, and see to it for so many seconds: an answer that comes
+    after its flow was ended makes a flow of its own, by which its client's datagrams would come here for ever.
+
+    Raises ModeError.
+    """
+    end = time.monotonic() + seconds
+    while places:
+        is_last = time.monotonic() >= end
+        with as_mode_error("conntrack can't be read"):
+            flow.end_untranslated(places)
         if is_last:
             return
         time.sleep(_BETWEEN_S)
