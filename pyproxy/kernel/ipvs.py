@@ -11,7 +11,7 @@ import errno
 import re
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -152,15 +152,15 @@ class Ipvs:
                 reals[Real(_unpacked(key.family, fields[_REAL_ADDRESS]), port)] = load
         return reals
 
-    def carry_out(self, changes: Iterable[Message], harmless: int = 0) -> None:
+    def carry_out(self, changes: Iterable[Message], harmless: Collection[int] = ()) -> None:
         """In order, and those that fit into one system call without anybody seeing the half of them.
 
-        ``harmless``: the errno of one that is as good as done.
+        ``harmless``: errnos of one that is as good as done.
         """
         with as_mode_error("IPVS can't be changed"):
             failures = self._netlink.send(changes)
         for failure in failures:
-            if failure.code != harmless:
+            if failure.code not in harmless:
                 raise ModeError(f"IPVS does not take {_spoken(failure)}: {failure.reason}") from OSError(
                     failure.code, failure.reason
                 )
@@ -183,11 +183,11 @@ class Ipvs:
         return self._message(_SET_REAL, _named(key) + _weighed(key, real, weight))
 
     def remove(self, keys: Iterable[Key]) -> None:
-        self.carry_out((self._message(_DELETE_SERVICE, _named(key)) for key in keys), harmless=errno.ESRCH)
+        self.carry_out((self._message(_DELETE_SERVICE, _named(key)) for key in keys), harmless=[errno.ESRCH])
 
     def remove_reals(self, reals: Iterable[tuple[Key, Real]]) -> None:
         messages = (self._message(_DELETE_REAL, _named(key) + _weighed(key, real, 0)) for key, real in reals)
-        self.carry_out(messages, harmless=errno.ENOENT)
+        self.carry_out(messages, harmless=[errno.ENOENT, errno.ESRCH])  # it is gone, or its virtual server is
 
     def set_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
         """In seconds; 0 leaves one as it is."""

@@ -168,7 +168,7 @@ def test_damage_is_repaired(cluster: Cluster, number: int, damage: str) -> None:
     address = addresses(number)["ClusterIP"]["IPv4"]
     said = len(cluster.log())
     run(cluster, damage.format(address=address))
-    until(lambda: "repairing" in cluster.log()[said:], lambda: "the damage was not found", _FOUND_S)
+    until(lambda: "repairing" in cluster.log()[said:], lambda: f"it was not found: {cluster.log()[-3000:]}", _FOUND_S)
     until(lambda: cluster.outcome("pod-1", address, 80) == "pod-2", lambda: "the damage was not repaired")
     until(lambda: cluster.outcome("pod-1", address, 9) == "refused", lambda: "an unclaimed port is not refused")
     bystander = cluster.lab.node.ipv4, 9  # nobody's port: the node itself must refuse it

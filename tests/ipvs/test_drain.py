@@ -1,6 +1,7 @@
 """Endpoints that go while clients use them: they finish, and nobody new comes."""
 
 import socket
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from modes.iptables.mode import IptablesMode
 from modes.ipvs.mode import IpvsMode
 from modes.ipvs.ruleset import OPEN, SHARE
 from modes.ipvs.servers import LONGEST_DRAIN_S
-from pyproxy.kernel import iptables
+from pyproxy.kernel import ipset, iptables
 from pyproxy.kernel.iptables import Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS
 from pyproxy.table import IP, Backend, Family, Frontend, Host, InUse, Pool, Prefix, Scope, Table, Transport
@@ -59,6 +60,23 @@ def test_a_connection_goes_on_nobody_new_comes_and_it_goes_with_its_connection(l
         assert goes_on(client)
     until(lambda: mode.verify() == [] and POD_2.ip not in weights(), lambda: str(weights()), PATIENCE_S)
     assert weights() == {POD_3.ip: 1}
+
+
+def test_one_whose_virtual_server_was_just_deleted_has_drained(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode = IpvsMode()
+    mode.sync(BOTH, None)
+    mode.sync(ONE_LEFT, {WEB})
+    read = ipset.read
+
+    def meddled_with(sets: Iterable[ipset.Set]) -> ipset.Elements:
+        """Between what a verification reads and what it removes."""
+        lab.node.namespace.run(["ipvsadm", "-C"])
+        return read(sets)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ipset, "read", meddled_with)
+        assert mode.verify() == []
+    assert "the virtual server" in mode.verify()[0].what
 
 
 def test_a_restart_lets_it_finish_too(lab: Lab) -> None:
