@@ -37,7 +37,7 @@ class Takeover(Observer):
 
 def _clean_up(name: str, successor: Mode) -> None:
     """However long it takes: what stays may send connections to endpoints that are gone."""
-    wait = _FIRST_WAIT_S
+    wait, said = _FIRST_WAIT_S, ""
     while True:
         try:
             for what in modes.load(name).retire(successor):
@@ -47,7 +47,8 @@ def _clean_up(name: str, successor: Mode) -> None:
             log.debug("what another mode left is still in use", extra={"mode": name, "reason": error})
             longest = _LONGEST_WAIT_FOR_CONNECTIONS_S
         except Exception as error:  # a mode that nobody runs, maybe a stranger's, must not end this process
-            log.warning("what another mode left can't be removed", extra={"mode": name, "reason": error})
-            longest = _LONGEST_WAIT_S
+            if str(error) != said:  # once, for as long as it stays the same: this is tried for ever
+                log.warning("what another mode left can't be removed", extra={"mode": name, "reason": error})
+            said, longest = str(error), _LONGEST_WAIT_S
         time.sleep(wait)
         wait = min(2 * wait, longest)

@@ -6,7 +6,8 @@ one comes and their last one goes, and drops what it would have sent meanwhile (
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ebpf import pins, syscall
@@ -48,22 +49,22 @@ def attached(netlink: Netlink, index: int) -> dict[str, int]:
     return found or traffic_control.attached(netlink, index)
 
 
-def may_be_served(netlink: Netlink, index: int) -> bool:
-    """Where no pins are seen: filters of ours have a name there, links of tcx may be anybody's. Raises OSError."""
-    return bool(traffic_control.attached(netlink, index)) or any(
-        syscall.count_attached(index, attach) for attach in _ATTACH.values()
-    )
+def are_any(indices: Collection[int]) -> bool:
+    """Whether links are on any of these devices that may be ours: without their pins nobody knows. Raises OSError."""
+    return any(syscall.count_attached(index, attach) for index in indices for attach in _ATTACH.values())
 
 
 def detach(netlink: Netlink, index: int) -> bool:
     """Whether there was anything; also of a device that has vanished. Raises OSError."""
     mine = [place for hook in _ATTACH if (place := _place(index, hook)).exists()]
     for place in mine:
-        link = syscall.pinned(place)
-        try:
-            syscall.detach_link(link)
-        finally:
-            os.close(link)
+        # Who may not call bpf(2) has the link end with its pin, a moment later.
+        with suppress(PermissionError):
+            link = syscall.pinned(place)
+            try:
+                syscall.detach_link(link)
+            finally:
+                os.close(link)
         place.unlink()
     return traffic_control.detach(netlink, index) or bool(mine)
 

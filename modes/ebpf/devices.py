@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ebpf import layout, syscall
-from modes.ebpf import device_links
+from modes.ebpf import device_links, traffic_control
 from modes.ebpf.sizes import enlarge
 from pyproxy.kernel import own_address
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attributes
@@ -187,9 +187,13 @@ def listed(netlink: Netlink, names: tuple[str, ...] = ()) -> dict[int, Device]:
 
 
 def are_any_served() -> bool:
-    """Whether programs are on any device that are ours, of any version, or may be. Raises OSError."""
+    """Whether programs are on any device that are ours, of any version, or may be. Raises OSError.
+
+    Netlink is asked first, of all of them: it answers those, too, who may not call bpf(2).
+    """
+    indices = [index for index, _ in socket.if_nameindex()]
     with Netlink(ROUTE) as netlink:
-        return any(device_links.may_be_served(netlink, index) for index, _ in socket.if_nameindex())
+        return any(traffic_control.attached(netlink, index) for index in indices) or device_links.are_any(indices)
 
 
 def detach_all() -> int:

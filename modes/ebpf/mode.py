@@ -219,10 +219,7 @@ class EbpfMode:
     def cleanup(self) -> list[str]:
         """Of any version."""
         _see_pins()
-        with _said():
-            count = detach_all()
-            removed = [f"programs of eBPF on {count} devices"] if count else []
-            return removed + (["maps and programs of eBPF"] if store.remove_all() else [])
+        return _remove()
 
     def retire(self, successor: Mode) -> Iterator[str]:
         """What sockets are connected to stays so without any of it; what is translated packet by packet stays until it
@@ -240,7 +237,7 @@ class EbpfMode:
                     masquerade.reserve(ports_of(flows), _RESERVED_S)
             if left:
                 raise InUse(f"{left} connections are translated by eBPF yet")
-        yield from self.cleanup()
+        yield from _remove()
 
     def entries(self, address: IP, port: int, transport: Transport) -> list[str]:
         """As `bpftool map dump` would, if it knew what the bytes mean."""
@@ -270,10 +267,24 @@ class EbpfMode:
         return fills
 
 
+def _remove() -> list[str]:
+    with _said():
+        count = detach_all()
+        removed = [f"programs of eBPF on {count} devices"] if count else []
+        return removed + (["maps and programs of eBPF"] if store.remove_all() else [])
+
+
 def _see_pins() -> None:
     """Raises ModeError if something may be ours and can't be found: a container sees no pins of the host by itself."""
     with _said():
-        if not pins.is_mounted() and are_any_served():
+        if pins.is_mounted():
+            return
+        try:
+            are_any = are_any_served()
+        except PermissionError:  # as in most pods, by the runtime's seccomp profile or kernel.unprivileged_bpf_disabled
+            log.info("whether ebpf mode left anything can't be seen: it takes CAP_BPF", extra={"or": pins.FILE_SYSTEM})
+            return
+        if are_any:
             raise ModeError(
                 f"programs of eBPF are on devices, and their pins are not seen: mount the host's {pins.FILE_SYSTEM}"
             )

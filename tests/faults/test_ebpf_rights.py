@@ -20,6 +20,21 @@ WITHOUT_PINS = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /sys/fs/b
 """A BPF file system of the command's own would be the machine's again: here is none."""
 
 
+_REFUSES_BPF = """
+import ctypes, os, platform, struct, sys
+number = {"x86_64": 321}.get(platform.machine(), 280)
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]  # EPERM or allow
+packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in code))
+described = ctypes.create_string_buffer(struct.pack("@HP", len(code), ctypes.addressof(packed)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.byref(described), 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+WITHOUT_BPF = (sys.executable, "-c", _REFUSES_BPF)
+"""As the profiles of container runtimes have it for who lacks CAP_BPF."""
+
+
 def only(*capabilities: str) -> tuple[str, ...]:
     """What runs a command as a root that has no others, nor any way to get them."""
     few = ",".join(("-all", *(f"+{one}" for one in capabilities)))
@@ -52,6 +67,31 @@ def test_three_capabilities_are_enough_and_what_a_fourth_is_for_is_said() -> Non
         done = pyproxy(cluster.lab, "cleanup", inside=only(*NEEDED))
         assert (done.returncode, done.stderr) == (0, "")
         assert pyproxy(cluster.lab, "cleanup").stdout == "nothing to remove\n"
+
+
+def test_who_may_not_call_bpf_removes_it_all_the_same() -> None:
+    with Cluster(Candidate("ebpf"), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        cluster.apply("web", service(1), *slices(1, ["pod-2"]))
+        cluster.kill()
+        done = pyproxy(cluster.lab, "cleanup", inside=(*only("net_admin", "net_raw"), *WITHOUT_BPF))
+        assert (done.returncode, done.stderr) == (0, "")
+        served = target(1, "ClusterIP", "IPv4", "TCP")
+        for who in ("node", "pod-1"):
+            until(lambda: cluster.outcome(who, *served) == "dropped", lambda: "it is served yet")  # noqa: B023
+        assert pyproxy(cluster.lab, "cleanup").stdout == "nothing to remove\n"
+
+
+def test_another_mode_that_can_not_see_whether_it_was_here_says_so_once() -> None:
+    """As in a pod of its own rights, without the host's BPF file system."""
+    confined = (*WITHOUT_PINS, *only("net_admin"), *WITHOUT_BPF, *OURS)
+    with Cluster(Candidate("nftables", confined), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        cluster.apply("web", service(1), *slices(1, ["pod-2"]))
+        told = "INFO whether ebpf mode left anything can't be seen"
+        until(lambda: told in cluster.log(), lambda: cluster.log()[-2000:])
+        said = len(cluster.log())
+        until(lambda: cluster.log()[said:].count("verified drift=0") > 3, lambda: cluster.log()[said:])
+        assert cluster.log().count(told) == 1
+        assert "can't be removed" not in cluster.log()
 
 
 def everywhere(cluster: Cluster) -> set[str]:
