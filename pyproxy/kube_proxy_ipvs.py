@@ -14,7 +14,7 @@ from pyproxy.kernel.ipset import Kind, Set
 from pyproxy.kernel.ipvs import Ipvs
 from pyproxy.table import Family
 
-_DEVICE = "kube-ipvs0"
+_DEVICE = own_address.KUBE_PROXY_DEVICE
 _NODE_PORTS = {
     "tcp": ("NODE-PORT-TCP", Kind.PORT),
     "udp": ("NODE-PORT-UDP", Kind.PORT),
@@ -70,7 +70,7 @@ def _remove_virtual_servers() -> int:
         return 0
     with closing(ipvs):
         with as_mode_error("the addresses of this node can't be read"):
-            services, own = own_address.of_device(_DEVICE), own_address.of_devices(without=_DEVICE)
+            services, own = own_address.of_device(_DEVICE), own_address.of_devices()
         ports = _node_ports()
         theirs = [
             key

@@ -14,6 +14,7 @@ from pyproxy.kernel import flow, iptables
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.iptables import Flavour
 from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
+from pyproxy.kernel.own_address import speaks
 from pyproxy.table import (
     IP,
     Drift,
@@ -49,7 +50,7 @@ class IptablesMode:
     connects_sockets = False
 
     def __init__(self) -> None:
-        self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if iptables.speaks(family)}
+        self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if speaks(family)}
         self._flavour: Flavour | None = None
         self._in_order = False  # whether the kernel holds what self._tables say
         self._is_alone = False  # whether the other flavour is known to hold nothing of ours
@@ -97,16 +98,8 @@ class IptablesMode:
                 if chains or gone:
                     iptables.load(DIALECTS[family], self.flavour, iptables.script("nat", chains, gone))
         if everything and not self._is_alone:
-            self._leave(next(flavour for flavour in Flavour if flavour is not self.flavour))
+            self._is_alone = iptables.clear_other(SHARE, self.flavour)
         self._in_order = True
-
-    def _leave(self, other: Flavour) -> None:
-        """Remove what an earlier run left there."""
-        try:
-            list(iptables.remove(SHARE, other))
-            self._is_alone = True
-        except ModeError as error:
-            log.warning("what is left in the other flavour can't be removed", extra={"reason": error})
 
     def _rebuild(self, family: Family, table: Table) -> None:
         """Whatever is not as it must be, in place."""

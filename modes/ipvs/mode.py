@@ -49,8 +49,6 @@ _TRIAL_MARK = 0x30D60000
 _CLAIMED = {set_name("CLAIMED", family) for family in Family}
 _BARRING = {set_name(kind, family) for kind in ("REFUSED", "DROPPED") for family in Family}
 _HAIRPIN = {set_name("HAIRPIN", family) for family in Family}
-_KUBE_PROXY_DEVICE = "kube-ipvs0"
-"""It holds the addresses of Services where kube-proxy was in its mode ipvs: they are not the node's own."""
 
 
 class IpvsMode:
@@ -60,10 +58,11 @@ class IpvsMode:
     connects_sockets = False
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._families = [family for family in DIALECTS if iptables.speaks(family)]
+        self._families = [family for family in DIALECTS if own_address.speaks(family)]
         self._sets = {name: one for family in self._families for name, one in sets(family).items()}
         self._addresses = ClaimedAddresses(_OWNER)
         self._flavour: Flavour | None = None
+        self._is_alone = False  # nothing of an earlier run is in the other flavour
         self._ipvs: Ipvs | None = None
         self._scheduler = ""  # the last one that the kernel was seen to have
         self._host = Host()
@@ -113,6 +112,7 @@ class IpvsMode:
         self._in_order = False
         if everything:
             self._rebuild(table)
+            self._is_alone = self._is_alone or iptables.clear_other(SHARE, self.flavour)
         else:
             change = self._plan.change(table, changed or frozenset())
             self._write(change.servers, change.come, change.gone, _claims(change.come))
@@ -235,7 +235,7 @@ class IpvsMode:
             d = DIALECTS[family]
             for _, what in iptables.differences(SHARE, d, self.flavour, ruleset.chains(d, self._host)):
                 yield Drift(None, what)
-        if reason := tuning.drift():
+        if reason := tuning.drift(self._host.ipvs):
             yield Drift(None, reason)
 
     def cleanup(self) -> list[str]:
@@ -309,7 +309,7 @@ def _without_remembered(found: Mapping[Key, VirtualServer]) -> dict[Key, Virtual
 
 def _site(host: Host) -> Site:
     with as_mode_error("the addresses of this node can't be read"):
-        own = own_address.of_devices(without=_KUBE_PROXY_DEVICE)
+        own = own_address.of_devices()
     answering = own_address.node_port_addresses(host.node_port_prefixes, own)
     return Site(host.ipvs.scheduler, own, answering)
 

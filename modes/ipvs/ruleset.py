@@ -7,7 +7,7 @@ endpoints for pods and this node. `CLAIMED`, in table filter, refuses. `POSTROUT
 """
 
 from pyproxy.kernel.ipset import Kind, Set
-from pyproxy.kernel.iptables import Chains, Rules, Share
+from pyproxy.kernel.iptables import Chains, Share
 from pyproxy.kernel.iptables_dialect import Dialect
 from pyproxy.table import Family, Host
 
@@ -71,9 +71,9 @@ def chains(d: Dialect, host: Host) -> dict[str, Chains]:
     pods = d.sources(host.pod_prefixes, host.pod_interfaces)
     inside = f"-j SET --map-set {set_name('INSIDE', d.family)} dst,dst --map-mark"
     outside = f"-m set ! --match-set {set_name('ALLOWED', d.family)} dst,dst,src"
-    # Who is neither a pod nor the node must come back this way; the node's own gets the address that fits. If pods
-    # can't be told from others, nobody is masqueraded.
-    cluster: Rules = (*(f"{pod}-j RETURN" for pod in pods), _MARK) if pods else ()
+    # Who is no pod must come back this way. If pods can't be told from others, that is the node alone: it asks from the
+    # very address that it asks, since that is its own (ip_route_output_key_hash_rcu), and nobody else could answer it.
+    cluster = (*(f"{pod}-j RETURN" for pod in pods), _MARK) if pods else (f"-m addrtype --src-type LOCAL {_MARK}",)
     return {
         "mangle": {
             SERVICES: (

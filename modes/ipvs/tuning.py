@@ -18,6 +18,8 @@ _NEEDED = {
     "vs/conn_reuse_mode": 1,  # a client's port that comes again is a new connection; the default
 }
 _STRICT_ARP = {"conf/all/arp_ignore": 1, "conf/all/arp_announce": 2}
+_LONGEST_S = (2**31 - 1) // 1000
+"""The kernel takes no longer time-out where it ticks a thousand times a second (ip_vs_set_timeout): 24 days."""
 
 
 def objection() -> str | None:
@@ -36,22 +38,27 @@ def objection() -> str | None:
 
 def tune(ipvs: Ipvs, options: Options) -> None:
     """Raises ModeError."""
-    for name, value in (_NEEDED | (_STRICT_ARP if options.strict_arp else {})).items():
+    for name, value in _wanted(options).items():
         path = _SYSCTLS / name
         try:
             if _read(path) != value:
                 path.write_text(str(value))
         except OSError as error:
             raise ModeError(f"{_spelled(name)} can't be set ({error.strerror}); {_advice(name, value)}") from error
-    ipvs.set_timeouts(round(options.tcp_timeout), round(options.tcp_fin_timeout), round(options.udp_timeout))
+    given = (options.tcp_timeout, options.tcp_fin_timeout, options.udp_timeout)
+    ipvs.set_timeouts(*(min(round(seconds), _LONGEST_S) for seconds in given))
 
 
-def drift() -> str | None:
+def drift(options: Options) -> str | None:
     """What somebody else changed of what is needed."""
-    for name, value in _NEEDED.items():
+    for name, value in _wanted(options).items():
         if _read(_SYSCTLS / name) != value:
             return f"{_spelled(name)} is not {value}"
     return None
+
+
+def _wanted(options: Options) -> dict[str, int]:
+    return _NEEDED | (_STRICT_ARP if options.strict_arp else {})
 
 
 def _read(path: Path) -> int:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 
 from modes.nftables import ruleset
 from modes.nftables.entries import entries
@@ -13,6 +12,7 @@ from modes.nftables.ruleset import TABLE
 from pyproxy.kernel import flow, nf_tables, nft, program
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.nf_tables import Heard
+from pyproxy.kernel.own_address import speaks
 from pyproxy.table import IP, Drift, Family, Host, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
 _ON_ITS_WAY_S = 0.05
@@ -26,7 +26,7 @@ class NftablesMode:
     connects_sockets = False
 
     def __init__(self) -> None:
-        self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if _kernel_speaks(family)}
+        self._tables = {family: FamilyTable(d) for family, d in DIALECTS.items() if speaks(family)}
         self._in_order = False  # whether the kernel holds what self._tables say
         self._watch: nf_tables.Watch | None = None
         self._touched = False  # whether somebody else wrote to our tables since they were in order
@@ -177,7 +177,3 @@ def _recreate(tables: Mapping[Family, FamilyTable], table: Table) -> Iterator[st
         yield f"add table {DIALECTS[family].ip} {TABLE}"
         yield f"delete table {DIALECTS[family].ip} {TABLE}"
         yield from family_table.fill(table)
-
-
-def _kernel_speaks(family: Family) -> bool:
-    return family is Family.IPV4 or Path("/proc/net/if_inet6").exists()

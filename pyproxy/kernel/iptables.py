@@ -4,6 +4,7 @@ Both flavours are spoken to in the same way: iptables-save tells what is there, 
 one transaction. python-iptables knows legacy tables only, so what it could do would be here twice.
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,8 @@ from pyproxy.address import Family
 from pyproxy.kernel import capability, nf_tables, program
 from pyproxy.kernel.error import ModeError
 from pyproxy.kernel.iptables_dialect import DIALECTS, Dialect
+
+log = logging.getLogger("pyproxy")
 
 _LOCK_PATIENCE_S = 30
 _ENTRIES = ("PREROUTING", "OUTPUT")
@@ -109,10 +112,6 @@ def read(share: Share, d: Dialect, flavour: Flavour) -> dict[str, Saved]:
     return found
 
 
-def speaks(family: Family) -> bool:
-    return family is Family.IPV4 or Path("/proc/net/if_inet6").exists()
-
-
 def script(table: str, chains: Chains, gone: Iterable[str] = (), hooks: Iterable[str] = ()) -> str:
     """What makes ``chains`` those, whatever they held, does what ``hooks`` say, and removes those ``gone``."""
     gone = sorted(gone)
@@ -178,6 +177,17 @@ def remove(share: Share, flavour: Flavour, stays: Mapping[str, Chains] = Mapping
         if scripts:
             load(d, flavour, "".join(scripts))
         yield from counts
+
+
+def clear_other(share: Share, flavour: Flavour) -> bool:
+    """Remove what an earlier run left in the other flavour; whether that is done. What is in its way is logged."""
+    try:
+        for other in set(Flavour) - {flavour}:
+            list(remove(share, other))
+    except ModeError as error:
+        log.warning("what is left in the other flavour can't be removed", extra={"reason": error})
+        return False
+    return True
 
 
 def is_there(share: Share) -> bool:

@@ -45,8 +45,9 @@ class LocalRoutes:
             for family in (socket.AF_INET, socket.AF_INET6):
                 asked = _ROUTE.pack(family, *[0] * 8)
                 for answer in netlink.snapshot(Message(_GET_ROUTE, asked)):
-                    _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(answer)
-                    if (table, protocol, kind) == (_TABLE_LOCAL, self._owner, _TYPE_LOCAL):
+                    told, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(answer)
+                    # Without IPv6 the kernel tells of IPv4 again (rtnetlink_rcv_msg asks PF_UNSPEC in its place).
+                    if (told, table, protocol, kind) == (family, _TABLE_LOCAL, self._owner, _TYPE_LOCAL):
                         packed = dict(attributes(answer, _ROUTE.size))[_DESTINATION]
                         if length == 8 * len(packed):
                             found.add(IP(socket.inet_ntop(family, packed)))

@@ -8,9 +8,10 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.address import IP, Prefix, contains, family_of
+from pyproxy.address import IP, Family, Prefix, contains, family_of
 from pyproxy.kernel.netlink import ROUTE, Message, Netlink, attribute, attributes
 
 _GET_ADDRESS, _GET_ROUTE = 22, 26  # RTM_*
@@ -21,6 +22,15 @@ _TYPE = 7  # where rtmsg.rtm_type is
 _ADDRESS = struct.Struct("=4Bi")  # ifaddrmsg
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _SECONDARY = 0x1
+_LINK_LOCAL = Prefix("fe80::/10")
+
+KUBE_PROXY_DEVICE = "kube-ipvs0"
+"""It holds the addresses of Services where kube-proxy was in its mode ipvs: they are not the node's own."""
+
+
+def speaks(family: Family) -> bool:
+    """Whether this kernel does; without IPv6 (ipv6.disable=1) it has no address of it either."""
+    return family is Family.IPV4 or Path("/proc/net/if_inet6").exists()
 
 
 class Way(NamedTuple):
@@ -56,12 +66,14 @@ def way_to(netlink: Netlink, address: IP) -> Way | None:
     return Way(answer[_TYPE] == _LOCAL, int.from_bytes(device, sys.byteorder))
 
 
-def of_devices(without: str = "") -> frozenset[IP]:
-    """All that devices have, in both families, loopback and link-local ones too; ``without``: one that does not count.
+def of_devices() -> frozenset[IP]:
+    """All that devices have, in both families, loopback ones too, but not those of Services on kube-proxy's device.
 
-    Raises OSError.
+    Those of IPv6 that are link-local don't count: each device gives itself one, so with each pod there is another set
+    of them, and no Service may have one (core/v1 validation). Raises OSError.
     """
-    return frozenset(ip for device, ip in _by_name() if device != without)
+    found = (ip for device, ip in _by_name() if device != KUBE_PROXY_DEVICE)
+    return frozenset(ip for ip in found if not contains(_LINK_LOCAL, ip))
 
 
 def of_device(name: str) -> frozenset[IP]:

@@ -76,9 +76,12 @@ def test_only_pods_and_the_node_are_short_circuited(told: tuple[Cluster, bool, b
 def test_without_detection_nobody_is_masqueraded_on_the_way_to_a_cluster_ip(candidate: Candidate) -> None:
     with Cluster(candidate, detectLocalMode="NodeCIDR") as cluster:
         cluster.write_objects("node", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}})
-        cluster.apply("svc", service(1), *slices(1, PODS))
+        cluster.apply("svc", service(1), *slices(1, PODS), service(2), *slices(2, ["pod-4"]))
         seen = NODE["IPv4"] if known(cluster.mode).relays else cluster.lab.client.ipv4
         until(lambda: cluster.ask("client", 1, "ClusterIP", "IPv4").source == seen, lambda: "still masqueraded")
+        # The node all the same, if it asks from the very address that it asks: a pod elsewhere could not answer it.
+        for family in FAMILIES:
+            assert cluster.ask("node", 2, "ClusterIP", family).source == NODE[family]
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,11 @@ def test_a_trial_that_was_interrupted_is_no_obstacle() -> None:
 def test_strict_arp_is_set_if_asked_for() -> None:
     IpvsMode().sync(table_of(), None)
     assert _arp() == ["0", "0"]
-    IpvsMode().sync(table_of(options=Options(strict_arp=True)), None)
+    mode = IpvsMode()
+    mode.sync(table_of(options=Options(strict_arp=True)), None)
     assert _arp() == ["1", "2"]
+    (SYSCTLS / "arp_ignore").write_text("0")
+    assert [drift.what for drift in mode.verify()] == ["net.ipv4.conf.all.arp_ignore is not 1"]
 
 
 def _arp() -> list[str]:
@@ -70,6 +73,7 @@ def _arp() -> list[str]:
     [
         (Options(), "900 120 300"),
         (Options(tcp_timeout=1000), "1000 120 300"),
+        (Options(tcp_timeout=720 * 3600, udp_timeout=1e10), "2147483 120 2147483"),
         (Options(tcp_timeout=1000, tcp_fin_timeout=30.4, udp_timeout=60), "1000 30 60"),
     ],
 )

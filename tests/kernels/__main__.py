@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     limits = argparse.ArgumentParser(add_help=False)
     limits.add_argument("--timeout", type=float, default=3600, metavar="SECONDS", help="of one run (default: 3600)")
     limits.add_argument("--memory", default="3G", metavar="SIZE", help="of the guest (default: 3G)")
+    text = "for the kernel's command line, as `ipv6.disable=1` (repeatable)"
+    limits.add_argument("--append", action="append", default=[], metavar="WORD", help=text)
     kernels = parser.add_subparsers(required=True, metavar="KERNEL")
     for name, (machine, text) in _MACHINES.items():
         kernel = kernels.add_parser(name, help=text, parents=[limits], description=text, epilog=_EXAMPLE)
@@ -80,13 +82,13 @@ def _bring(text: str) -> tuple[Path, Path]:
 
 
 def _one(options: argparse.Namespace) -> int:
-    guest = Guest(options.machine(), options.memory)
+    guest = Guest(options.machine(), options.memory, options.append)
     return guest.run(options.command, options.timeout, dict(options.bring))
 
 
 def _matrix(options: argparse.Namespace) -> int:
     def ready(make: Callable[[], Machine]) -> matrix.Run:
-        guest = Guest(make(), options.memory)
+        guest = Guest(make(), options.memory, options.append)
 
         def run(command: Sequence[str], made: Path) -> int:
             return guest.run(command, options.timeout, {made: made})

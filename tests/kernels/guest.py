@@ -42,8 +42,9 @@ class NoKernel(Exception):
 class Machine(Protocol):
     """A program that is a machine, or a kernel."""
 
-    def command(self, folder: Path, memory: str) -> list[str]:
+    def command(self, folder: Path, memory: str, words: Sequence[str]) -> list[str]:
         """What starts it, with guest.sh of ``folder`` as its first process and PYPROXY_GUEST=``folder`` around that.
+        ``words`` are for the kernel's command line.
 
         What is written to `terminal` comes out as its standard output; its console goes to standard error or to
         the file ``console`` of ``folder``, which are one.
@@ -58,10 +59,11 @@ class Machine(Protocol):
 
 
 class Guest:
-    def __init__(self, machine: Machine, memory: str = "3G") -> None:
-        """Raises NoKernel."""
+    def __init__(self, machine: Machine, memory: str = "3G", words: Sequence[str] = ()) -> None:
+        """``words``: for the kernel's command line. Raises NoKernel."""
         self._machine = machine
         self._memory = memory
+        self._words = words
         if os.geteuid() != 0:
             raise NoKernel("the guest is root on this machine's own files, so that takes root; run it with sudo")
 
@@ -95,7 +97,7 @@ class Guest:
 
     def _boot(self, folder: Path, timeout: float) -> int:
         with (folder / "console").open("ab") as console:
-            command = [*_BY_ITSELF, *self._machine.command(folder, self._memory)]
+            command = [*_BY_ITSELF, *self._machine.command(folder, self._memory, self._words)]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

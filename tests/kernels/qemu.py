@@ -6,7 +6,7 @@ Nothing of it needs the processor's help (KVM), so it runs everywhere, ten to tw
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.kernels.debian_kernel import DebianKernel, fetch
@@ -25,15 +25,16 @@ class Qemu:
             raise NoKernel("there is no qemu here; install the Debian packages qemu-system-x86 and kmod")
         self._kernel = fetch()
 
-    def command(self, folder: Path, memory: str) -> list[str]:
+    def command(self, folder: Path, memory: str, words: Sequence[str]) -> list[str]:
         _initramfs(self._kernel).write(folder / "initramfs")
+        always = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable"
         processors = min(len(os.sched_getaffinity(0)), _MOST_PROCESSORS)
         return [
             *(PROGRAM, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(processors)),
             *("-m", memory, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
             *("-kernel", str(self._kernel.image), "-initrd", str(folder / "initramfs")),
             # What it hands to its first process as environment: all words that it does not know.
-            *("-append", f"console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable PYPROXY_GUEST={folder}"),
+            *("-append", " ".join([always, f"PYPROXY_GUEST={folder}", *words])),
             *("-chardev", f"file,id=console,path={folder}/console,append=on", "-serial", "chardev:console"),
             *("-fsdev", "local,id=machine,path=/,security_model=none,readonly=on,multidevs=remap"),
             *("-device", "virtio-9p-pci,fsdev=machine,mount_tag=machine"),

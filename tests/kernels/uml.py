@@ -7,7 +7,7 @@ with each other inside it, not for figures. It has IPVS, and no nftables of ip a
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.kernels.guest import NoKernel
@@ -22,7 +22,7 @@ class Uml:
         if shutil.which(PROGRAM) is None or shutil.which("insmod", path="/usr/sbin:/sbin") is None:
             raise NoKernel("there is no user-mode Linux here; install the Debian packages user-mode-linux and kmod")
 
-    def command(self, folder: Path, memory: str) -> list[str]:
+    def command(self, folder: Path, memory: str, words: Sequence[str]) -> list[str]:
         # On one processor of ours: each of its system calls goes from one process here to another and back, which takes
         # twice as long if that wakes an idle processor.
         return [
@@ -33,6 +33,7 @@ class Uml:
             *(f"init={folder}/guest.sh", f"PYPROXY_GUEST={folder}", f"uml_dir={folder}", "umid=guest"),
             # The kernel's own words go to the first terminal, the command's to the second.
             *("con=null", "con0=null,fd:2", "con1=null,fd:1"),
+            *words,
         ]
 
     def settings(self, folder: Path) -> Mapping[str, str]:
