@@ -14,13 +14,15 @@ from pyproxy.observer import Observer, Sync
 from pyproxy.planner import Planner
 from pyproxy.problem import Problem
 from pyproxy.store import Store
-from pyproxy.table import Host, Mode, ModeError, RouteId, Table
+from pyproxy.table import Host, Mode, ModeError, RouteId, Table, Watches
 
 log = logging.getLogger("pyproxy")
 
 _LONGEST_RETRY_S = 30.0
 _SHARE_OF_VERIFYING = 0.05
 """Of one core, at most, however large the cluster."""
+_BETWEEN_REPAIRS_S = 1.0
+"""At least, of what is lost again and again."""
 _MOST_LOGGED = 10
 
 
@@ -74,6 +76,10 @@ class Controller:
         self._reported: Mapping[Key, tuple[Problem, ...]] = {}
         self._orphaned: frozenset[Key] = frozenset()  # at the last verification, and those of them that were told
         self._told: frozenset[Key] = frozenset()
+        self._verified = 0.0  # when that was done last
+        self._is_damaged = False  # as the mode heard
+        if isinstance(mode, Watches):
+            mode.watch(self._lost)
 
     def deliver(self, events: list[Event]) -> None:
         """From any thread: one consistent batch. The first one makes the state complete."""
@@ -99,6 +105,11 @@ class Controller:
         """From any thread: what of services can't be obeyed. Replaced whole, never changed."""
         return self._reported
 
+    def _lost(self) -> None:
+        """From any thread: do not wait for the next verification."""
+        self._is_damaged = True
+        self._inbox.put(None)
+
     def _put(self, message: list[Event] | Settings) -> None:
         self._arrivals.append(time.monotonic())
         self._inbox.put(message)
@@ -112,6 +123,9 @@ class Controller:
         while not self._stopped:
             self._take_in()
             now = time.monotonic()
+            if self._is_damaged:
+                self._is_damaged = False
+                self._next_verify = min(self._next_verify, max(now, self._verified + _BETWEEN_REPAIRS_S))
             if self._stopped or not self._has_everything:
                 continue
             if self._has_work and now >= self._next_sync:
@@ -200,8 +214,9 @@ class Controller:
             log.error("could not verify", extra={"reason": error})
             drift = []
             self._repair()
-        took = time.monotonic() - started
-        self._next_verify = time.monotonic() + max(self._pace.sync_period, took / _SHARE_OF_VERIFYING)
+        self._verified = time.monotonic()
+        took = self._verified - started
+        self._next_verify = self._verified + max(self._pace.sync_period, took / _SHARE_OF_VERIFYING)
         log.debug("verified", extra={"drift": len(drift), "ms": _milliseconds(took)})
         for found in drift[:_MOST_LOGGED]:
             log.warning("drift", extra={"route": found.route or "-", "what": found.what})

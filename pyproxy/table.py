@@ -4,7 +4,7 @@ Policy writes it, modes read it. Everything that Kubernetes decides has been dec
 other module of this package: this one holds every value it sees, and what it may answer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
@@ -262,6 +262,15 @@ class Counts(Protocol):
 
     def fills(self) -> list[Fill]:
         """Of the maps that this object writes; empty before the first sync."""
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """What a mode offers beside if it hears that something of what it wrote is gone, rather than find out when it is to
+    verify."""
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """``lost`` is called then, from any thread."""
 
 
 class Mode(Protocol):

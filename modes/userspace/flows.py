@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import Any
 
+from modes.userspace.descriptors import is_kept
 from modes.userspace.poller import READ, Poller
 from modes.userspace.protocol import Endpoint, Place
 from modes.userspace.unreachable import CODES
@@ -85,12 +86,15 @@ class Flows:
 
     def _open(self, place: Place, front: socket.socket, client: Client, endpoint: Endpoint) -> Flow | None:
         if len(self._flows) >= self._most:
-            self._end(next(iter(self._flows.values())))
+            self._make_room()
         try:
             server = socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_DGRAM)
-        except OSError:  # no descriptor left: at the cost of the oldest
-            if self._flows:
-                self._end(next(iter(self._flows.values())))
+        except OSError:
+            self._make_room()
+            return None
+        if is_kept(server.fileno()):
+            server.close()
+            self._make_room()
             return None
         server.setblocking(False)
         flow = Flow(place, client, endpoint, server)
@@ -102,6 +106,11 @@ class Flows:
         self._clients[place].add(client)
         self._poller.watch(server.fileno(), READ, lambda _: self._answers(flow, front))
         return flow
+
+    def _make_room(self) -> None:
+        """No descriptor is left for the next one: at the cost of the oldest."""
+        if self._flows:
+            self._end(next(iter(self._flows.values())))
 
     def _answers(self, flow: Flow, front: socket.socket) -> None:
         for _ in range(_AT_ONCE):

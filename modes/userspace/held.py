@@ -4,8 +4,11 @@ In memory, which is quickest for a few messages; or, for who has much to say, in
 it goes from socket to socket without being copied to us and back.
 """
 
+import errno
 import os
 import socket
+
+from modes.userspace.descriptors import is_kept
 
 _CHUNK = 64 << 10
 _NON_BLOCKING = 2  # SPLICE_F_NONBLOCK
@@ -43,6 +46,9 @@ class Pipe:
         """Raises OSError if there is no descriptor left."""
         self._from, self._to = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._held = 0
+        if is_kept(self._to):
+            self.close()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def __bool__(self) -> bool:
         return self._held > 0

@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 
 from modes.userspace import packet_filter
 from modes.userspace.choice import Chooser
+from modes.userspace.descriptors import is_kept
 from modes.userspace.flows import Client, Flows
 from modes.userspace.origin import Origins
 from modes.userspace.poller import ONE_OF_US, READ, Poller
@@ -29,17 +30,19 @@ class Crew:
         self.chooser = Chooser()
         self.flows = flows
         self.relays: set[Relay] = set()
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def turn_away(self, listener: socket.socket) -> None:
-        """No descriptor is left: take the next client with one that was kept for it, to tell it at once."""
-        os.close(self._reserve)
+        """No descriptor is left at all: take the next client with one that was kept for it, to tell it at once."""
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
         try:
             client, _ = listener.accept()
             reset(client)
+            self._reserve = os.open(os.devnull, os.O_RDONLY)
         except OSError:
-            pass  # it is gone
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+            pass  # it is gone, or the machine has no more files; the next one tries again
 
 
 class Listener:
@@ -92,6 +95,9 @@ class Listener:
             except OSError:
                 self._crew.turn_away(self.socket)
                 return
+            if is_kept(one.fileno()):
+                reset(one)
+                continue
             client = address[0]
             one.setblocking(False)
             packet_filter.detach(one)

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
@@ -23,8 +23,8 @@ from pyproxy.kernel import flow
 from pyproxy.kernel.claimed_address import ClaimedAddresses
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.local_route import LocalRoutes
-from pyproxy.kernel.own_address import node_port_addresses, of_devices
-from pyproxy.table import IP, Drift, Family, Host, InUse, Mode, ModeError, Route, RouteId, Table, Transport
+from pyproxy.kernel.own_address import node_port_addresses, of_devices, speaks
+from pyproxy.table import IP, Drift, Host, InUse, Mode, ModeError, Route, RouteId, Table, Transport
 
 log = logging.getLogger("pyproxy")
 
@@ -32,6 +32,7 @@ _OWNER = 112
 """Of local routes; see pyproxy.kernel.local_route."""
 _IP_FREEBIND = 15
 _RETIRING_S = 2.0
+"""From when this mode is made, which is when the process starts."""
 _LISTENS_ON_S = 1.0
 """After another mode has taken over, for whose handshake is under way."""
 _STOPS_AFTER_S, _BETWEEN_S = 2.0, 0.1
@@ -53,8 +54,13 @@ class UserspaceMode:
         self._taken: dict[Place, str] = {}
         """Places that could not be had, and why."""
         self._in_order = False
+        self._retired_by = time.monotonic() + _RETIRING_S
         self._is_crowded = False
         self._is_silent = False
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """``lost`` is called when a relay has ended."""
+        self._relays.ended = lost
 
     def probe(self) -> str | None:
         trial = IP("192.0.2.255")  # of TEST-NET-1, RFC 5737: nobody's
@@ -70,8 +76,8 @@ class UserspaceMode:
     def objection(self, route: Route) -> str | None:
         if route.transport is Transport.SCTP:
             return "userspace mode relays TCP and UDP, not SCTP"
-        if route.id.family is Family.IPV6 and not socket.has_ipv6:
-            return "this kernel has no IPv6"
+        if not speaks(route.id.family):
+            return f"this kernel has no {route.id.family.value}"
         return None
 
     def shortfalls(self) -> Mapping[RouteId, str]:
@@ -178,13 +184,14 @@ class UserspaceMode:
         return fresh
 
     def _bound(self, place: Place) -> socket.socket:
-        """A relay that was told to retire listens for a moment more. Raises OSError."""
-        end = time.monotonic() + _RETIRING_S
+        """A relay that was told to retire before this process began listens for a moment more. Raises OSError."""
         while True:
             try:
                 return _bound(place)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or time.monotonic() > end or len(processes()) < 2:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > self._retired_by:
+                    raise
+                if len(processes()) <= self._host.userspace_workers:
                     raise
             time.sleep(0.05)
 

@@ -5,6 +5,7 @@ filter of linux/filter.h that tcpdump uses; it takes neither a capability nor th
 """
 
 import ctypes
+import errno
 import socket
 import struct
 from collections.abc import Iterable
@@ -27,7 +28,8 @@ Instruction = tuple[int, int, int, int]
 
 
 class TooLong(Exception):
-    """More networks than a filter holds."""
+    """More networks than a filter holds, or than the kernel has memory for (net.core.optmem_max: 20 KiB before Linux
+    6.8, some 200 networks of IPv4)."""
 
 
 def program(networks: Iterable[Network]) -> list[Instruction]:
@@ -52,10 +54,16 @@ def program(networks: Iterable[Network]) -> list[Instruction]:
 
 
 def attach(listener: socket.socket, code: list[Instruction]) -> None:
-    """In place of the one before."""
+    """In place of the one before. Raises TooLong, OSError."""
     packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
     buffer = ctypes.create_string_buffer(packed, len(packed))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(code), ctypes.addressof(buffer)))
+    described = struct.pack("@HP", len(code), ctypes.addressof(buffer))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise TooLong from error
+        raise
 
 
 def detach(one: socket.socket) -> None:

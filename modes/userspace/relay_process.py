@@ -63,9 +63,12 @@ class Relay:
         command = [sys.executable, "-P", "-m", "modes.userspace.worker", str(number), name]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
         nowhere = subprocess.DEVNULL
-        process = subprocess.Popen(
-            command, stdin=nowhere, stdout=nowhere, stderr=nowhere, cwd="/", env=environment, start_new_session=True
-        )
+        try:
+            process = subprocess.Popen(
+                command, stdin=nowhere, stdout=nowhere, stderr=nowhere, cwd="/", env=environment, start_new_session=True
+            )
+        except OSError as error:  # no memory, or no process more than there are (pids.max)
+            raise Lost(f"it can't be started: {error.strerror}") from error
         end = time.monotonic() + _PATIENCE_S
         while (channel := _reached(protocol.PREFIX + name)) is None:
             if process.poll() is not None or time.monotonic() > end:
@@ -138,14 +141,20 @@ class Relay:
 def found() -> list[Relay]:
     """All that listen in this network namespace, of any version, but not those that are leaving. Raises Lost."""
     prefix = "@" + protocol.PREFIX[1:]
-    names = [line.split()[-1] for line in Path("/proc/thread-self/net/unix").read_text().splitlines()]
+    try:
+        names = [line.split()[-1] for line in Path("/proc/thread-self/net/unix").read_text().splitlines()]
+    except OSError as error:
+        raise Lost(f"names can't be read: {error.strerror}") from error
     channels = (_reached("\0" + name[1:]) for name in dict.fromkeys(names) if name.startswith(prefix))
     return [Relay(channel) for channel in channels if channel is not None]
 
 
 def _reached(name: str) -> socket.socket | None:
-    """None if nobody listens there, or somebody else than root or we: anybody may take a name."""
-    channel = socket.socket(socket.AF_UNIX)
+    """None if nobody listens there, or somebody else than root or we: anybody may take a name. Raises Lost."""
+    try:
+        channel = socket.socket(socket.AF_UNIX)
+    except OSError as error:
+        raise Lost(f"it can't be spoken to: {error.strerror}") from error
     try:
         channel.connect(name)
         if protocol.peer(channel)[1] in (0, os.geteuid()):

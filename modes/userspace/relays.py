@@ -5,9 +5,12 @@ the same endpoint again, in UDP and where clients stick, all of a route is one r
 """
 
 import logging
+import os
+import select
 import socket
+import threading
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from zlib import crc32
@@ -27,6 +30,9 @@ class Relays:
 
     def __init__(self) -> None:
         self._relays: list[Relay] = []
+        self._watched: set[int] = set()
+        self.ended: Callable[[], None] = lambda: None
+        """Called from another thread when the process of one of them has ended."""
 
     def muster(self, count: int) -> None:
         """``count`` of this version are there afterwards. They serve what others served before them, which then leave.
@@ -35,6 +41,8 @@ class Relays:
         """
         fit, others = self._find(count)
         self._relays = [fit.get(number) or Relay.start(number) for number in range(count)]
+        for relay in self._relays:
+            self._watch(relay.process)
         for other in others:
             log.info("taking over from another relay", extra={"places": len(other.entries), "version": other.version})
             orphans = other.entries.keys() - self.places()
@@ -42,6 +50,27 @@ class Relays:
                 with _closing(other.lend(portion)) as sockets:
                     self.change([other.entries[place] for place in sockets], frozenset(), sockets, other.site)
             other.leave()
+
+    def _watch(self, process: int) -> None:
+        if process not in self._watched:
+            self._watched.add(process)
+            threading.Thread(target=self._await, args=(process,), name=f"relay {process}", daemon=True).start()
+
+    def _await(self, process: int) -> None:
+        try:
+            handle = os.pidfd_open(process)
+        except ProcessLookupError:
+            pass
+        except OSError:  # before Linux 5.3, or there is no descriptor: the next verification tells
+            self._watched.discard(process)
+            return
+        else:
+            end = select.poll()
+            end.register(handle, select.POLLIN)
+            end.poll()
+            os.close(handle)
+        self._watched.discard(process)
+        self.ended()
 
     def _find(self, count: int) -> tuple[dict[int, Relay], list[Relay]]:
         """Those that will do, by their number, and the others."""

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from bench.ask import datagram, open_socket
+from bench.lab import Lab
 from modes.userspace import protocol
+from modes.userspace.mode import UserspaceMode
 from modes.userspace.poller import READ, Poller
 from modes.userspace.relay_process import found, processes
+from pyproxy.table import Host, ModeError, Table
 from tests.conformance.cluster import OURS, Candidate, Cluster, Load, until
 from tests.conformance.manifests import service, slices, target
 from tests.faults.test_userspace import connected
@@ -114,6 +117,14 @@ def test_a_takeover_that_is_cut_short_is_taken_up_again(cluster: Cluster, point:
         assert client.recv(100) == b"still there?"
     assert inside.failures == outside.failures == []
     until(lambda: len(relays(cluster)) == 1, lambda: f"there are {relays(cluster)}")
+
+
+def test_one_that_can_not_be_started_fails_the_sync_and_not_the_proxy(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with lab.node.namespace.entered(), pytest.raises(ModeError, match="can't be started: No such file or directory"):
+        UserspaceMode().sync(Table({}, Host()), None)
 
 
 def test_who_says_half_a_sentence_to_a_relay_keeps_nobody_waiting(cluster: Cluster) -> None:

@@ -6,7 +6,9 @@ import os
 import resource
 import select
 import shutil
+import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -82,6 +84,33 @@ def test_a_port_that_is_taken_is_told_and_all_else_served(cluster: Cluster) -> N
     assert cluster.log().count(complaint) == 1
 
 
+def test_what_kube_proxy_s_device_has_is_served_when_the_device_goes() -> None:
+    """As `cleanup --kube-proxy-only` takes it away, where kube-proxy was in its mode ipvs."""
+    with Cluster(Candidate("userspace"), syncPeriod="1h", minSyncPeriod="5ms") as cluster:
+        address, port = target(1, "ClusterIP", "IPv4", "TCP")
+        node = cluster.lab.node.namespace
+        node.run(["ip", "link", "add", "kube-ipvs0", "type", "bridge"])
+        node.run(["ip", "address", "add", f"{address}/32", "dev", "kube-ipvs0"])
+        cluster.apply("svc", service(1), *slices(1, ["pod-2"]))
+        cluster.kill()
+        cluster.start()
+        cluster.settle()
+        node.run(["ip", "link", "delete", "kube-ipvs0"])
+        assert cluster.outcome("pod-1", address, port) == "pod-2"
+
+
+def test_a_device_that_comes_with_a_link_local_address_is_no_drift(cluster: Cluster) -> None:
+    """As with each pod, in many networks."""
+    node = cluster.lab.node.namespace
+    node.run(["ip", "link", "add", "another", "type", "veth", "peer", "name", "its-end"])
+    for name in ("another", "its-end"):
+        node.run(["ip", "link", "set", name, "up"])
+    until(lambda: b"fe80" in node.run(["ip", "address", "show", "another"]).stdout, lambda: "it has none")
+    said = len(cluster.log())
+    until(lambda: cluster.log()[said:].count("verified drift=") >= 2, lambda: cluster.log()[said:])
+    assert cluster.log()[said:].count("verified drift=") == cluster.log()[said:].count("verified drift=0")
+
+
 def test_an_endpoint_that_refuses_costs_no_connection(cluster: Cluster) -> None:
     cluster.apply("svc", service(1), *slices(1, ["pod-2"]), at_port(1, "pod-3", 9))
     assert cluster.pods_of(40, "pod-1", 1, "ClusterIP", "IPv4") == {"pod-2"}
@@ -130,6 +159,58 @@ def test_without_net_raw_that_is_said_once_and_who_has_it_replaces_the_relay() -
         cluster.start()
         until(lambda: bool(_relays(cluster) - {mute}), lambda: "the relay is the same")
         assert cluster.log().count("it takes CAP_NET_RAW") == 1
+
+
+def test_with_several_relays_ports_that_are_taken_hold_nothing_up() -> None:
+    """One that retires would be waited for; these do not."""
+    ports = [{"name": f"p{port}", "protocol": "TCP", "port": port} for port in range(1, 61)]
+    pieces = slices(1, ["pod-2"])
+    for piece in pieces:
+        piece["ports"] = ports
+    several = Candidate("userspace", (*OURS, "--userspace-workers", "2"))
+    with Cluster(several, syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        address = target(1, "ClusterIP", "IPv4", "TCP")[0]
+        with ExitStack() as stack:
+            for port in range(1, 61):
+                other = stack.enter_context(open_socket(cluster.lab.node, address))
+                other.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
+                other.bind((address, port))
+                other.listen()
+            cluster.write_objects("taken", service(1, ports=ports, exposed=False), *pieces)
+            until(lambda: "can't be had: Address already in use" in cluster.log(), lambda: "it was not told")
+            cluster.apply("svc", service(2), *slices(2, ["pod-2"]))
+            assert cluster.outcome("pod-1", *target(2, "ClusterIP", "IPv4", "TCP")) == "pod-2"
+
+
+def test_a_relay_that_was_killed_is_replaced_before_the_next_verification() -> None:
+    with Cluster(Candidate("userspace"), syncPeriod="1h", minSyncPeriod="5ms") as cluster:
+        cluster.apply("svc", service(1), *slices(1, ["pod-2"]))
+        for _ in range(2):
+            killed = relay_of(cluster)
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: bool(_relays(cluster) - {killed}), lambda: cluster.log()[-2000:])  # noqa: B023
+            served = target(1, "ClusterIP", "IPv4", "TCP")
+            until(lambda: cluster.outcome("pod-1", *served) == "pod-2", lambda: cluster.log()[-2000:])  # noqa: B023
+
+
+def test_a_client_s_reset_is_passed_on(cluster: Cluster) -> None:
+    with cluster.host("pod-3").namespace.entered():
+        server = socket.create_server(("10.244.0.13", 9000))
+    with server:
+        cluster.apply("svc", service(1), *slices(1, []), at_port(1, "pod-3", 9000))
+        address, port = target(1, "ClusterIP", "IPv4", "TCP")
+        with open_socket(cluster.host("pod-1"), address) as client:
+            client.connect((address, port))
+            client.sendall(b"?")
+            server.settimeout(3)
+            one, _ = server.accept()
+            with one:
+                one.settimeout(3)
+                assert one.recv(10) == b"?"
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                with pytest.raises(ConnectionResetError):
+                    one.recv(10)
 
 
 def test_a_reset_is_passed_on(cluster: Cluster) -> None:
@@ -200,10 +281,19 @@ def test_without_descriptors_new_clients_are_turned_away_and_others_stay() -> No
                 except (ConnectionError, AssertionError):
                     turned_away += 1
             assert _DESCRIPTORS / 2 < turned_away < _DESCRIPTORS
+            # The proxy finds the relay again, and it learns what changes.
+            relay = relay_of(cluster)
+            cluster.kill()
+            cluster.write_objects("svc", service(1), *slices(1, ["pod-3"]))
+            cluster.write_objects("new", service(2), *slices(2, ["pod-3"]))
+            cluster.start()
+            listens = target(2, "ClusterIP", "IPv4", "TCP")
+            until(lambda: cluster.outcome("pod-1", *listens) == "reset", lambda: cluster.log()[-2000:])
+            assert _relays(cluster) == {relay}
             old.sendall(b"still there?")
             assert old.recv(100) == b"still there?"
         served = target(1, "ClusterIP", "IPv4", "TCP")
-        until(lambda: cluster.outcome("pod-1", *served) == "pod-2", lambda: "no recovery")
+        until(lambda: cluster.outcome("pod-1", *served) == "pod-3", lambda: "no recovery")
 
 
 def test_another_version_takes_the_sockets_over(tmp_path: Path) -> None:
@@ -250,18 +340,18 @@ def test_flows_are_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch, 
     from modes.userspace.poller import Poller
 
     if bound == "flows":
-        monkeypatch.setattr(flows, "MOST_FLOWS", 3)
+        monkeypatch.setattr(flows, "MOST_FLOWS", 128)
     else:
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 512))
     kind = socket.AF_INET, socket.SOCK_DGRAM
     with socket.socket(*kind) as front, socket.socket(*kind) as end:
         end.bind(("127.0.0.1", 0))
         table = flows.Flows(Poller(), lambda *_: None)
         place = ("udp", "127.0.0.1", 53)
-        for port in range(1, 6):
+        for port in range(1, 131):
             table.carry(place, front, ("127.0.0.1", port), b"?", end.getsockname)
-        assert len(table) == 3
-        assert [client for _, client in table._flows] == [("127.0.0.1", port) for port in (3, 4, 5)]
+        assert len(table) == 128
+        assert [client for _, client in table._flows] == [("127.0.0.1", port) for port in range(3, 131)]
         assert select.select([end], [], [], 1)[0]
         table.tick(float("inf"))
         assert len(table) == 0

@@ -1,10 +1,13 @@
 """Programs of the socket filter, run by the kernel on packets that a socket gets, and on those that it does not."""
 
+import os
 import socket
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
+from bench.namespace import Namespace
 from modes.userspace import packet_filter
 
 
@@ -65,6 +68,21 @@ def test_without_a_filter_everybody_comes() -> None:
         packet_filter.detach(server)
         asker.sendto(b"?", server.getsockname())
         assert server.recv(10) == b"?"
+
+
+def test_more_networks_than_the_kernel_has_memory_for_are_told() -> None:
+    """As before Linux 6.8, whose default this is."""
+    code = packet_filter.program(ip_network(f"10.{number >> 8}.{number & 255}.0/24") for number in range(400))
+    namespace = Namespace(f"pyproxy{os.getpid()}-filter")
+    try:
+        namespace.create()
+        with namespace.entered(), socket.socket() as one:
+            packet_filter.attach(one, code)
+            Path("/proc/sys/net/core/optmem_max").write_text("20480")
+            with pytest.raises(packet_filter.TooLong):
+                packet_filter.attach(one, code)
+    finally:
+        namespace.remove()
 
 
 def test_more_networks_than_a_filter_holds_are_told() -> None:
