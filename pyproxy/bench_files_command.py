@@ -69,7 +69,11 @@ def _report(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     """What became of each figure of run A in run B: worse, better, the same, or not to be told, by intervals and by
     what chance does. The exit status is 0 if nothing is worse, 1 if something is, 2 if they can't be compared."""
-    _check_installed()
+    try:
+        _check_installed()
+    except CannotMeasure as error:  # 1 would say that something is worse
+        print(f"pyproxy: {error}", file=sys.stderr)
+        return 2
     from bench.compare_report import compare
 
     return compare(options.before, options.after, options.threshold, options.json)

@@ -106,8 +106,8 @@ def add_to(run: argparse.ArgumentParser) -> None:
                       help="for more than by default: see README for the maps and what they take")  # fmt: skip
     seen = run.add_argument_group("what can be seen of it")
     seen.add_argument("--healthz-bind-address", type=_listen(10256), dest="healthz_address", metavar="IP:PORT",
-                      help='/healthz and /livez (default: 0.0.0.0:10256; with --manifests and no --config: none; "" is '
-                      "none)")  # fmt: skip
+                      help="/healthz, /livez and /readyz (default: 0.0.0.0:10256; with --manifests and no --config: "
+                      'none; "" is none)')  # fmt: skip
     seen.add_argument("--metrics-bind-address", type=_listen(10249), dest="metrics_address", metavar="IP:PORT",
                       help="/metrics, and a status page at / (default: 127.0.0.1:10249, or as above)")  # fmt: skip
     seen.add_argument("--metrics-per-service", type=_boolean, nargs="?", const=True, metavar="true|false",

@@ -24,7 +24,7 @@ _MARKS = dict.fromkeys(("iptables", "nftables"), "what is to be masqueraded is a
 """What a mode does instead of obeying masqueradeBit."""
 _MARK = "pyproxy uses a mark of its own, or none"
 _LOG = "the log is written at once, to one place"
-_CONNTRACK = "pyproxy changes no sysctl; set net.netfilter.nf_conntrack_* in /etc/sysctl.d of the node"
+_CONNTRACK = "pyproxy does not set it; set net.netfilter.nf_conntrack_* in /etc/sysctl.d of the node"
 
 _WITHOUT_EFFECT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("feature_gates", ({},), "pyproxy has no feature gates"),

@@ -81,6 +81,16 @@ def test_who_may_not_call_bpf_removes_it_all_the_same() -> None:
         assert pyproxy(cluster.lab, "cleanup").stdout == "nothing to remove\n"
 
 
+def test_with_these_rights_nftables_mode_takes_over() -> None:
+    """The first of the two steps of deploy/README.md."""
+    with Cluster(Candidate("ebpf"), syncPeriod="1s", minSyncPeriod="5ms") as cluster:
+        cluster.apply("web", service(1), *slices(1, ["pod-2"]))
+        cluster.change_command((*only(*NEEDED, "sys_admin"), *OURS))
+        cluster.switch("nftables")
+        until(lambda: 'took over from="ebpf mode"' in cluster.log(), lambda: cluster.log()[-2000:])
+        assert everywhere(cluster) == {"pod-2"}
+
+
 def test_another_mode_that_can_not_see_whether_it_was_here_says_so_once() -> None:
     """As in a pod of its own rights, without the host's BPF file system."""
     confined = (*WITHOUT_PINS, *only("net_admin"), *WITHOUT_BPF, *OURS)

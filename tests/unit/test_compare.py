@@ -14,6 +14,8 @@ from bench.compare import ASSUMED_CHANCE, BeforeAndAfter, Verdict
 from bench.compare_report import compare
 from bench.document import Document, Figure
 from bench.estimate import Estimate
+from pyproxy import bench_files_command
+from pyproxy.command import main
 from tests.unit.bench_documents import Told, document, figure, outcome
 
 THRESHOLD = 0.05
@@ -328,6 +330,15 @@ def test_what_is_no_result_can_not_be_compared(
         assert error.startswith(f"pyproxy: {bad} ")
         assert says in error
         assert len(error.splitlines()) == 1
+
+
+def test_without_what_shows_results_nothing_is_said_to_be_worse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the image of the proxy."""
+    monkeypatch.setattr(bench_files_command, "find_spec", lambda _: None)
+    assert main(["bench", "compare", "before.json", "after.json"]) == 2
+    assert capsys.readouterr().err == "pyproxy: what shows results is not installed; install pyproxy[bench]\n"
 
 
 def test_runs_with_nothing_in_common_can_not_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from pyproxy.configuration import LARGEST, BadConfiguration, Configuration, Igno
 from pyproxy.host import DetectLocal
 from pyproxy.kube_proxy_configuration import KubeProxyConfiguration
 
-CONNTRACK = "pyproxy changes no sysctl; set net.netfilter.nf_conntrack_* in /etc/sysctl.d of the node"
+CONNTRACK = "pyproxy does not set it; set net.netfilter.nf_conntrack_* in /etc/sysctl.d of the node"
 DATA = Path(__file__).parent / "data"
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 

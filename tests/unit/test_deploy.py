@@ -304,12 +304,13 @@ def test_every_mode_that_is_installed_has_an_overlay() -> None:
     assert {path.parent.name for path in DEPLOY.glob("overlays/*/mode.yaml")} == set(modes.names())
 
 
-def test_a_mode_can_be_run_with_the_rights_of_another() -> None:
-    """As deploy/README.md has it: away from legacy tables, and for nodes of several kinds."""
+@pytest.mark.parametrize("former", ["iptables", "ipvs", "ebpf"])
+def test_nftables_mode_can_be_run_with_the_rights_of_another(former: str) -> None:
+    """As deploy/README.md has it: to take over what its own may not touch, and for nodes of several kinds."""
     (patch,) = kustomize.load(DEPLOY / "overlays" / "nftables" / "mode.yaml")
-    patched = kustomize.merge(the("DaemonSet", render("overlays/iptables")), patch)
+    patched = kustomize.merge(the("DaemonSet", render(f"overlays/{former}")), patch)
     (proxy,) = patched["spec"]["template"]["spec"]["containers"]
-    (unpatched,) = pod("overlays/iptables")["containers"]
+    (unpatched,) = pod(f"overlays/{former}")["containers"]
     assert proxy == unpatched | {"args": container("overlays/nftables", "pyproxy")["args"]}
 
 
