@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -97,24 +98,30 @@ def test_modes_take_over_from_each_other_under_load(
 ) -> None:
     mode = own.mode
     own.apply("switch", service(number), *slices(number, ["pod-2", "pod-3", "pod-4"]))
+    are_cut = False
     with (
-        established(own, "client", number, "NodePort", "IPv4") as from_outside,
-        established(own, "pod-1", number, "ClusterIP", "IPv6") as from_inside,
+        ExitStack() as stack,
         Load(own, "pod-1", number, "ClusterIP", "IPv4") as inside,
         Load(own, "client", number, "NodePort", "IPv6") as outside,
         Load(own, "pod-3", number, "LoadBalancer", "IPv6", "UDP") as datagrams,
     ):
-        is_lost = other in known(mode).loses_open_connections_to
-        for turn in (other, mode):
+        clients: list[socket.socket] = []
+        for before, turn in ((mode, other), (other, mode)):
+            clients += [
+                stack.enter_context(established(own, "client", number, "NodePort", "IPv4")),
+                stack.enter_context(established(own, "pod-1", number, "ClusterIP", "IPv6")),
+            ]
             own.switch(turn, number_of_signal)
             has_only(own, turn)
             for load in (inside, outside, datagrams):
                 load.run_for(30)
-            assert [answers(one) for one in (from_outside, from_inside)] == [not is_lost] * 2
+            is_lost = turn in known(before).loses_open_connections_to
+            assert [answers(one) for one in clients] == [not is_lost] * len(clients)
+            if is_lost:
+                are_cut, clients = True, []
     # Each load has one request open at a time.
     failures = [load.failures for load in (inside, outside, datagrams)]
     pair = known(mode), known(other)
-    are_cut = is_lost or mode in known(other).loses_open_connections_to
     with_endpoints = 3 * max(one.datagrams_lost_with_an_endpoint for one in pair)  # all of which go at once
     connects = any(one.connects_sockets for one in pair)
     remembered = max(one.answers_for_its_own for one in pair) if connects else 0
