@@ -32,7 +32,7 @@ _OWNER = 112
 """Of local routes; see pyproxy.kernel.local_route."""
 _IP_FREEBIND = 15
 _RETIRING_S = 2.0
-"""From when this mode is made, which is when the process starts."""
+"""After this process began nobody listens any more who was told to retire before."""
 _LISTENS_ON_S = 1.0
 """After another mode has taken over, for whose handshake is under way."""
 _STOPS_AFTER_S, _BETWEEN_S = 2.0, 0.1
