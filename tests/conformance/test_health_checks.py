@@ -18,6 +18,7 @@ _WEIGHT = "X-Load-Balancing-Endpoint-Weight"
 _TERMINATING = {"conditions": {"ready": False, "serving": True, "terminating": True}}
 _NOT_READY = {"conditions": {"ready": False, "serving": False, "terminating": False}}
 _HEALTHY: Object = {}
+_NOT_CAUGHT_UP = -1
 
 
 class Answer(NamedTuple):
@@ -116,11 +117,14 @@ def balanced(number: int, **spec: Any) -> Object:
 
 
 def local_endpoints(cluster: Cluster, number: int, family: str = "IPv4", shift: int = 0) -> int | None:
-    """As the load balancer hears them, None if nobody listens."""
+    """As the load balancer hears them, None if nobody listens, _NOT_CAUGHT_UP while the proxy is not healthy."""
     try:
         answer = get(cluster, "client", _NODE[family], check_port(number) + shift)
     except (ConnectionRefusedError, ConnectionResetError):  # the latter from a port that closes just now
         return None
+    if not answer.json["serviceProxyHealthy"]:  # in a slow kernel a change may take longer than two sync periods
+        assert answer.status == 503
+        return _NOT_CAUGHT_UP
     told = answer.json["localEndpoints"]
     assert isinstance(told, int)
     assert answer.status == (200 if told else 503)
