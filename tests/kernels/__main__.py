@@ -46,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
     )
     limits = argparse.ArgumentParser(add_help=False)
-    limits.add_argument("--timeout", type=float, default=3600, metavar="SECONDS", help="of one run (default: 3600)")
     limits.add_argument("--memory", default="3G", metavar="SIZE", help="of the guest (default: 3G)")
     text = "for the kernel's command line, as `ipv6.disable=1` (repeatable)"
     limits.add_argument("--append", action="append", default=[], metavar="WORD", help=text)
@@ -55,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         kernel = kernels.add_parser(name, help=text, parents=[limits], description=text, epilog=_EXAMPLE)
         text = "a file or folder that the command makes, and where it is put here (default: the same place)"
         kernel.add_argument("--bring", type=_bring, action="append", default=[], metavar="PATH[=PATH]", help=text)
+        kernel.add_argument("--timeout", type=float, default=3600, metavar="SECONDS", help="(default: 3600)")
         kernel.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
         kernel.set_defaults(run=_one, machine=machine)
     text = (
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     table = kernels.add_parser("matrix", help=text, parents=[limits], description=text)
     table.add_argument("--kernel", choices=["host", *_MACHINES], action="append", help="this one only (repeatable)")
+    text = "of one suite in one kernel (default: 10800)"  # that of iptables mode takes an hour in qemu
+    table.add_argument("--timeout", type=float, default=10800, metavar="SECONDS", help=text)
     text = "this one only, as `ipvs` or `ipvs (nft)` (repeatable)"
     table.add_argument("--mode", action="append", default=[], help=text)
     table.add_argument(
