@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -81,6 +82,13 @@ def test_nothing_else_of_the_machine_changes(place: Path) -> None:
     assert (kept.read_text(), emptied.read_text()) == ("outside\n", "outside\n")
     assert {path.name for path in place.iterdir()} == {"kept", "emptied"}
     assert place.stat().st_mode & 0o777 == 0o700
+
+
+def test_python_of_the_checkout_is_compiled_before_and_not_at_each_start_inside() -> None:
+    compiled = Path(cache_from_source(str(_CHECKOUT / "pyproxy" / "duration.py")))
+    compiled.unlink(missing_ok=True)
+    assert guest("true").returncode == 0
+    assert compiled.exists()
 
 
 def test_a_command_that_is_not_there_is_named() -> None:

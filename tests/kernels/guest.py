@@ -4,6 +4,7 @@ It lives on this machine's own file system, read-only, with memory of its own la
 common, a private one: through it the guest learns what to do, and gives back status and files.
 """
 
+import compileall
 import os
 import select
 import shlex
@@ -29,6 +30,8 @@ _ENVIRONMENT = {
     "PATH": f"{CHECKOUT}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYPROXY_PATIENCE": "60",  # with what tests wait for: to start the proxy may take ten seconds there
 }
+_PACKAGES = ("pyproxy", "modes", "ebpf", "bench", "tests")
+"""Compiled beforehand: a guest keeps nothing of it, so that each start of a proxy in there would take it anew."""
 _BY_ITSELF = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "unshare", "--fork"]
 """Starts a machine in a namespace of processes that ends when we do, whatever we die of, and takes all with it that
 the machine ever started. Its first process is the second unshare, since to a first one aborting means nothing."""
@@ -94,6 +97,8 @@ class Guest:
         (folder / "preload").write_text(" ".join(_MODULES))
         (folder / "wanted").write_text("".join(f"{path}\n" for path in bring))
         (folder / "brought").mkdir()
+        for package in _PACKAGES:
+            compileall.compile_dir(CHECKOUT / package, quiet=2)
 
     def _boot(self, folder: Path, timeout: float) -> int:
         with (folder / "console").open("ab") as console:
