@@ -1,4 +1,4 @@
-"""Rules and sets are as many for a thousand Services as for one."""
+"""Rules and sets are as many for two hundred Services as for one."""
 
 from collections.abc import Iterator
 
