@@ -1,9 +1,10 @@
 """Removes UDP flows that still lead to an endpoint that is no longer in its pool, and connections begun too early.
 
 TCP notices a dead peer; a UDP client that keeps its port would talk to nobody for as long as it talks. So after a
-sync that took something away, conntrack's flows are read once and the stale ones deleted in batches, both over
-netlink and both in a thread of its own: no sync waits for it. Half a second later, that is: an answer on its way from
-an endpoint that goes would not find back, and a resolver would wait until it times out.
+sync that took something away, conntrack's flows are read and the stale ones ended in batches, both over netlink and
+both in a thread of its own: no sync waits for it. Ended, not deleted: an answer on its way from an endpoint that goes
+would not find back, and a resolver would wait until it times out. So the kernel lets them end after a second's rest,
+and only those are deleted then whose clients have asked on: the endpoint may be dead.
 
 Flows are told by the kernel's own words for them: the original destination is a frontend, the reply source is what
 it was translated to. A flow that was never translated, since there was no endpoint when it began, is stale, too.
@@ -23,14 +24,15 @@ from pathlib import Path
 from threading import Condition
 
 from pyproxy.address import IP, contains
-from pyproxy.kernel.flow import Flow, Socket, delete, udp_flows, unserved
+from pyproxy.kernel.flow import Flow, Socket, delete, let_end, udp_flows, unserved
 from pyproxy.observer import Observer, Sync
 from pyproxy.table import Family, Host, Prefix, Route, Scope, Table, Transport, is_own
 
 log = logging.getLogger("pyproxy.conntrack")
 
 _TRY_AGAIN_S = 1.0
-_ON_ITS_WAY_S = 0.5
+_ASKS_ON_S = 1.1
+"""Longer than the second in which the kernel ends what rests, so that what is left then does not."""
 _CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _SCTP_CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
@@ -162,23 +164,27 @@ class Reconciler(Observer):
             started = time.monotonic()
             try:
                 # First: their clients wait, while what UDP needs may take long.
-                deleted = delete(begun_too_early(due.begun))
-                if due.udp:
-                    deleted += self._let_answers_through(due)
-                    deleted += self._reconcile(table, due.lost)
+                ended = delete(begun_too_early(due.begun))
+                ending = let_end(self._stale(table, due.lost)) if due.udp else 0
+                took = time.monotonic() - started
+                if due.udp:  # if nothing ends, too: of many changes in a row not each reads all flows
+                    ended += ending + self._wait(due)
+                if ending:
+                    started = time.monotonic()
+                    delete(self._stale(table, due.lost))
+                    took += time.monotonic() - started
             except OSError as error:
                 log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
                 time.sleep(_TRY_AGAIN_S)
                 with self._wake:  # what was lost is told nowhere else
                     self._due.add(due)
                 continue
-            took = time.monotonic() - started - due.udp * _ON_ITS_WAY_S
-            log.info("conntrack reconciled", extra={"deleted": deleted, "ms": round(took * 1000, 1)})
-            self._reconciled(deleted, took)
+            log.info("conntrack reconciled", extra={"deleted": ended, "ms": round(took * 1000, 1)})
+            self._reconciled(ended, took)
 
-    def _let_answers_through(self, due: "_Due") -> int:
+    def _wait(self, due: "_Due") -> int:
         """Meanwhile connections begun too early are forgotten; how many. What is looked for is added to ``due``."""
-        deleted, end = 0, time.monotonic() + _ON_ITS_WAY_S
+        deleted, end = 0, time.monotonic() + _ASKS_ON_S
         while (left := end - time.monotonic()) > 0:
             with self._wake:
                 self._wake.wait_for(lambda: self._due.begun, left)
@@ -187,7 +193,7 @@ class Reconciler(Observer):
             deleted += delete(begun_too_early(begun))
         return deleted
 
-    def _reconcile(self, table: Table, lost: list[Route]) -> int:
+    def _stale(self, table: Table, lost: list[Route]) -> list[Flow]:
         stale = stale_flows(expectation(table, lost))
         with self._wake:
             self._wake.wait_for(lambda: not self._is_writing)
@@ -195,7 +201,7 @@ class Reconciler(Observer):
         if stale and newest is not table:
             expected = expectation(newest)
             stale = [flow for flow in stale if not expected.allows(flow)]
-        return delete(stale)
+        return stale
 
 
 @dataclass(slots=True)

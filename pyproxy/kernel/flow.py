@@ -71,13 +71,7 @@ def translated() -> int:
         found = list(_translated())
     one_way = [one.flow for one in found if one.flow and one.is_one_way]
     delete(one_way)
-    # Not deleted: its client may have asked since. If so, the kernel gives it all its time again with that datagram.
-    a_second = attribute(_TIMEOUT, struct.pack("!I", _RESTS_S))
-    _send(
-        Message(_CHANGE, _header(one.flow.family) + one.flow.handle + a_second)
-        for one in found
-        if one.flow and one.rests and not one.is_one_way
-    )
+    let_end(one.flow for one in found if one.flow and one.rests and not one.is_one_way)
     return len(found) - len(one_way)
 
 
@@ -204,6 +198,17 @@ def _side(tuple_: bytes, *, source: bool) -> tuple[int, Socket]:
 def delete(flows: list[Flow]) -> int:
     """Remove them and count those that were there still, many messages a system call. Raises OSError."""
     return len(flows) - _send(Message(_DELETE, _header(flow.family) + flow.handle) for flow in flows)
+
+
+def let_end(flows: Iterable[Flow]) -> int:
+    """Let them end in a second, and count those that were there still. Raises OSError.
+
+    A flow that is deleted takes an answer with it that is on its way. One that rests for a second has none; and if its
+    client asks before, the kernel gives the flow all its time again with that datagram (nf_ct_refresh_acct).
+    """
+    a_second = attribute(_TIMEOUT, struct.pack("!I", _RESTS_S))
+    messages = [Message(_CHANGE, _header(flow.family) + flow.handle + a_second) for flow in flows]
+    return len(messages) - _send(messages)
 
 
 def _send(messages: Iterable[Message]) -> int:
