@@ -8,7 +8,6 @@ import socket
 import struct
 import time
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from pyproxy.kernel.netlink import NESTED, NETFILTER, Message, Netlink, attribute, attributes, nested
@@ -24,9 +23,8 @@ _BY_PROTOCOL = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM, Linux 5.8; without it every
 _HEADER_BYTES = 4  # of nfgenmsg
 _IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _ANSWERED, _TRANSLATED = 1 << 1, 1 << 5  # IPS_SEEN_REPLY, IPS_DST_NAT
-_TIMEOUTS = Path("/proc/sys/net/netfilter")
 _RESTS_S = 1
-"""A client that waits for an answer has rested for less. In whole seconds, as conntrack counts."""
+"""In whole seconds, as conntrack counts. A client that waits for an answer has rested for less."""
 
 
 class Flow(NamedTuple):
@@ -62,7 +60,7 @@ def translated() -> int:
     """How many connections have another destination than their client asked for, when no more of them begin. Raises
     OSError.
 
-    Of UDP, one that rests gets a second more, and one that has no answer after a second is ended: their clients' next
+    Of UDP, one that rests ends in a second, and one that has no answer after a second is deleted: their clients' next
     datagrams begin anew.
     """
     found = list(_translated())
@@ -71,7 +69,7 @@ def translated() -> int:
         found = list(_translated())
     one_way = [one.flow for one in found if one.flow and one.is_one_way]
     delete(one_way)
-    let_end(one.flow for one in found if one.flow and one.rests and not one.is_one_way)
+    let_end(one.flow for one in found if one.flow and not one.is_one_way and not one.is_about_to_end)
     return len(found) - len(one_way)
 
 
@@ -79,12 +77,11 @@ class _Translated(NamedTuple):
     flow: Flow | None
     """Of UDP."""
     is_one_way: bool
-    rests: bool
-    """And is not about to end."""
+    """And of UDP."""
+    is_about_to_end: bool
 
 
 def _translated() -> Iterator[_Translated]:
-    unanswered_s, answered_s = (_timeout(name) for name in ("udp_timeout", "udp_timeout_stream"))
     with Netlink(NETFILTER) as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
             for data in netlink.dump(Message(_GET, _header(family))):
@@ -94,10 +91,8 @@ def _translated() -> Iterator[_Translated]:
                     continue
                 flow = _flow(data[_HEADER_BYTES:], socket.IPPROTO_UDP)
                 (left,) = struct.unpack("!I", fields[_TIMEOUT])
-                # The kernel goes by the longer one only after two seconds (nf_conntrack_udp_packet).
-                rested = (unanswered_s if left <= unanswered_s else answered_s) - left
                 is_one_way = flow is not None and not status & _ANSWERED
-                yield _Translated(flow, is_one_way, rested >= _RESTS_S and left > _RESTS_S)
+                yield _Translated(flow, is_one_way, left <= _RESTS_S)
 
 
 def end_untranslated(places: Collection[tuple[str, str, int]]) -> None:
@@ -110,11 +105,6 @@ def end_untranslated(places: Collection[tuple[str, str, int]]) -> None:
     }
     for family in (socket.AF_INET, socket.AF_INET6):
         delete([one for one in udp_flows(family) if one.endpoint in own or one.source in own])
-
-
-def _timeout(name: str) -> int:
-    """In seconds."""
-    return int((_TIMEOUTS / f"nf_conntrack_{name}").read_text())
 
 
 def udp_flows(family: int) -> Iterator[Flow]:

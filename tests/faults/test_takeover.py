@@ -1,10 +1,11 @@
-"""A UDP client that keeps its socket goes over to the mode that took over, and no answer is lost by it."""
+"""A UDP client that keeps its socket goes over to another mode, or to another endpoint: no answer is lost by it."""
 
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from queue import SimpleQueue
 
 import pytest
 
@@ -14,8 +15,10 @@ from modes.nftables.mode import NftablesMode
 from modes.userspace.mode import UserspaceMode
 from modes.userspace.relay_process import processes
 from pyproxy.address import IP
+from pyproxy.conntrack import Reconciler
 from pyproxy.kernel import flow, nft
 from pyproxy.kernel.netlink import Netlink
+from pyproxy.observer import Sync
 from pyproxy.table import Backend, Host, InUse, Pool, Table, Transport
 from tests.conformance.cluster import until
 from tests.faults.routes import cluster_ip_route
@@ -75,7 +78,6 @@ def test_who_asks_again_meanwhile_gets_his_answer(
     lab: Lab, client: socket.socket, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange(client, server)
-    time.sleep(2.1)  # conntrack counts whole seconds
     send = Netlink.send
 
     def asking(self: Netlink, *messages: object) -> object:
@@ -124,6 +126,37 @@ def test_who_is_never_answered_begins_anew(lab: Lab, client: socket.socket, serv
     finally:
         is_over.set()
         thread.join()
+
+
+@pytest.mark.usefixtures("translation")
+def test_who_asks_as_his_endpoint_goes_gets_his_answer(
+    lab: Lab, client: socket.socket, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange(client, server)
+    route = cluster_ip_route(*FRONTEND, Pool(()), transport=Transport.UDP)
+    before, after = Table({}, Host()), Table({route.id: route}, Host())
+    told: SimpleQueue[int] = SimpleQueue()
+    reconciler = Reconciler(lambda ended, _: told.put(ended))
+    is_read, send = threading.Event(), Netlink.send
+
+    def asking(self: Netlink, *messages: object) -> object:
+        """Between what was read and what is done about it."""
+        if not is_read.is_set():
+            client.send(b"?")
+        failures = send(self, *messages)  # type: ignore[arg-type]
+        is_read.set()
+        return failures
+
+    monkeypatch.setattr(Netlink, "send", asking)
+    with lab.node.namespace.entered():  # and the thread with it
+        threading.Thread(target=reconciler.run, daemon=True).start()
+    reconciler.synced(Sync(before, after, None, 0.0))
+    assert is_read.wait(10)
+    answer(server)
+    assert client.recv(10) == b"!"
+    assert told.get(timeout=10) == 1
+    with lab.node.namespace.entered():
+        assert [*flow.udp_flows(socket.AF_INET)] == []  # who has asked on is cut off
 
 
 def test_an_answer_that_a_relay_owes_does_not_keep_its_client_there(
