@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from bench.ask import open_socket
+from ebpf import pins
 from pyproxy import modes
 from tests.conformance.cluster import Cluster, Load, until
 from tests.conformance.known import known
@@ -64,6 +65,12 @@ def has_traces(cluster: Cluster, mode: str) -> bool:
     return what in written[0]
 
 
+def lingers(cluster: Cluster) -> bool:
+    """Whether ebpf mode is there yet for connections of a test before: it leaves the devices with the last of them."""
+    with cluster.lab.node.namespace.entered():
+        return pins.folder().exists()
+
+
 def established(cluster: Cluster, who: str, number: int, kind: str, family: str) -> socket.socket:
     address, port = target(number, kind, family, "TCP")
     client = open_socket(cluster.host(who), address)
@@ -98,7 +105,7 @@ def test_modes_take_over_from_each_other_under_load(
 ) -> None:
     mode = own.mode
     own.apply("switch", service(number), *slices(number, ["pod-2", "pod-3", "pod-4"]))
-    are_cut = False
+    are_cut, present = False, {mode, other} | ({"ebpf"} if lingers(own) else set())
     with (
         ExitStack() as stack,
         Load(own, "pod-1", number, "ClusterIP", "IPv4") as inside,
@@ -125,7 +132,7 @@ def test_modes_take_over_from_each_other_under_load(
     with_endpoints = 3 * max(one.datagrams_lost_with_an_endpoint for one in pair)  # all of which go at once
     connects = any(one.connects_sockets for one in pair)
     remembered = max(one.answers_for_its_own for one in pair) if connects else 0
-    with_devices = max(one.datagrams_lost_with_devices for one in pair)
+    with_devices = max(known(one).datagrams_lost_with_devices for one in present)
     allowed = (are_cut + remembered, are_cut, are_cut * (1 + with_endpoints) + remembered + with_devices)
     assert all(len(some) <= most for some, most in zip(failures, allowed, strict=True)), failures
     assert {answer.pod for answer in inside.answers} == {"pod-2", "pod-3", "pod-4"}
