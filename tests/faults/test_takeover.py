@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
 
@@ -17,7 +17,7 @@ from modes.userspace.relay_process import processes
 from pyproxy.address import IP
 from pyproxy.conntrack import Reconciler
 from pyproxy.kernel import flow, nft
-from pyproxy.kernel.netlink import Netlink
+from pyproxy.kernel.netlink import Failure, Message, Netlink
 from pyproxy.observer import Sync
 from pyproxy.table import Backend, Host, InUse, Pool, Table, Transport
 from tests.conformance.cluster import until
@@ -137,21 +137,23 @@ def test_who_asks_as_his_endpoint_goes_gets_his_answer(
     before, after = Table({}, Host()), Table({route.id: route}, Host())
     told: SimpleQueue[int] = SimpleQueue()
     reconciler = Reconciler(lambda ended, _: told.put(ended))
-    is_read, send = threading.Event(), Netlink.send
+    is_over, send = threading.Event(), Netlink.send
 
-    def asking(self: Netlink, *messages: object) -> object:
+    def asking(self: Netlink, messages: Iterable[Message]) -> list[Failure]:
         """Between what was read and what is done about it."""
-        if not is_read.is_set():
+        messages = list(messages)
+        if messages and not is_over.is_set():
             client.send(b"?")
-        failures = send(self, *messages)  # type: ignore[arg-type]
-        is_read.set()
+        failures = send(self, messages)
+        if messages:
+            is_over.set()
         return failures
 
     monkeypatch.setattr(Netlink, "send", asking)
     with lab.node.namespace.entered():  # and the thread with it
         threading.Thread(target=reconciler.run, daemon=True).start()
     reconciler.synced(Sync(before, after, None, 0.0))
-    assert is_read.wait(10)
+    assert is_over.wait(10)
     answer(server)
     assert client.recv(10) == b"!"
     assert told.get(timeout=10) == 1
