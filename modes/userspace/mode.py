@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from itertools import chain
 
+from modes.userspace.connections import to_endpoints
 from modes.userspace.guard import guard, is_guarded
 from modes.userspace.plan import Plan
 from modes.userspace.protocol import Entry, Lost, Place, Site
-from modes.userspace.relay_process import found, portions, processes
+from modes.userspace.relay_process import Relay, found, portions, processes
 from modes.userspace.relays import Relays
-from pyproxy.kernel import flow
+from pyproxy.kernel import flow, masquerade
 from pyproxy.kernel.claimed_address import ClaimedAddresses
 from pyproxy.kernel.error import as_mode_error
 from pyproxy.kernel.local_route import LocalRoutes
@@ -247,6 +249,8 @@ class UserspaceMode:
         with suppress(Lost):
             relays = found()
             places = [place for relay in relays for place in relay.entries] if successor.tracks_connections else []
+            if places:
+                _keep_ports(relays)
             _hand_over(places)
             for relay in relays:
                 relay.leave(_LISTENS_ON_S)
@@ -270,6 +274,14 @@ class UserspaceMode:
         if lines and not told:
             told = [f"nobody listens on {transport.value} {address} {port}"]
         return lines + told
+
+
+def _keep_ports(relays: Iterable[Relay]) -> None:
+    """Netfilter gives ports of this node to whom it masquerades, and has not seen those that relays have open: the
+    endpoint would reset one for the other. Raises ModeError."""
+    entries = [entry for relay in relays for entry in relay.entries.values()]
+    with as_mode_error("conntrack can't be told what relays have open"):
+        masquerade.track(to_endpoints({*chain.from_iterable((*one.outside, *one.inside) for one in entries)}))
 
 
 def _hand_over(places: Collection[Place], seconds: float = 0.0) -> None:

@@ -6,9 +6,10 @@ The layouts are those of linux/netfilter/nfnetlink_conntrack.h.
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from pyproxy.kernel.netlink import CREATE, NETFILTER, Message, Netlink, attribute, attributes, nested
+from pyproxy.kernel.netlink import CREATE, EXCLUSIVE, NETFILTER, Message, Netlink, attribute, attributes, nested
 
 _CTNETLINK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _NEW, _GET = _CTNETLINK | 0, _CTNETLINK | 1  # IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET
@@ -16,6 +17,8 @@ _HEADER_BYTES = 4  # of nfgenmsg
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _STATUS_MASK = 1, 2, 3, 4, 7, 26  # CTA_*
 _IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _TCP, _STATE = 1, 1  # CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE
+_FLAGS, _LIBERAL = (4, 5), b"\x08\x08"  # CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, …_REPLY; IP_CT_TCP_FLAG_BE_LIBERAL
+_LASTS = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
 _ANSWERED, _ASSURED, _CONFIRMED, _MASQUERADED = 1 << 1, 1 << 2, 1 << 3, 1 << 4  # IPS_*, IPS_SRC_NAT
 _ESTABLISHED, _TIME_WAIT, _CLOSE = 3, 7, 8  # TCP_CONNTRACK_*
 
@@ -51,7 +54,17 @@ def in_use() -> Iterator[Use]:
 def reserve(uses: Iterable[Use], seconds: int) -> int:
     """Let netfilter give none of these to others for so long: as connections that it would have to do with. How many
     there are; what is there already stays as it is, but for the time. Raises OSError."""
-    messages = [Message(_NEW, _reservation(use, seconds), CREATE) for use in uses]
+    return _send(uses, seconds, CREATE)
+
+
+def track(uses: Iterable[Use]) -> int:
+    """Let netfilter know connections of this node, for as long as those that it has seen begin; how many it did not
+    know. Raises OSError."""
+    return _send(uses, int(_LASTS.read_text()), CREATE | EXCLUSIVE)
+
+
+def _send(uses: Iterable[Use], seconds: int, flags: int) -> int:
+    messages = [Message(_NEW, _reservation(use, seconds), flags) for use in uses]
     with Netlink(NETFILTER) as netlink:
         failures = netlink.send(messages)
     return len(messages) - len(failures)
@@ -63,7 +76,9 @@ def _reservation(use: Use, seconds: int) -> bytes:
     payload += attribute(_STATUS, struct.pack("!I", _ANSWERED | _ASSURED | _CONFIRMED))
     payload += attribute(_TIMEOUT, struct.pack("!I", seconds))
     if use.protocol == socket.IPPROTO_TCP:
-        payload += nested(_PROTOINFO, nested(_TCP, attribute(_STATE, bytes([_ESTABLISHED]))))
+        # Whatever window: it was agreed on before netfilter saw anything (tcp_new does the same).
+        states = attribute(_STATE, bytes([_ESTABLISHED])) + b"".join(attribute(kind, _LIBERAL) for kind in _FLAGS)
+        payload += nested(_PROTOINFO, nested(_TCP, states))
     return _header(_family(use.address)) + payload
 
 

@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from queue import SimpleQueue
 
 import pytest
@@ -186,3 +186,37 @@ def test_an_answer_that_a_relay_owes_does_not_keep_its_client_there(
         server.sendto(b"!", address)
         assert client.recv(10) == b"!"
         until(lambda: processes() == [], lambda: "a relay is there yet")
+
+
+def test_who_is_masqueraded_gets_no_port_that_a_relay_has_open(lab: Lab) -> None:
+    backend = (lab.pods["pod-2"].ipv4, PORT)
+    route = cluster_ip_route(*FRONTEND, Pool((Backend(IP(backend[0]), PORT, True),)))
+    table = Table({route.id: route}, Host(userspace_workers=1, masquerade_all=True))
+    former, successor = UserspaceMode(), NftablesMode()
+    with ExitStack() as stack:
+        listener, first, second = (
+            stack.enter_context(open_socket(lab.pods[name], FRONTEND[0])) for name in ("pod-2", "pod-1", "pod-3")
+        )
+        for one in (listener, first, second):
+            one.settimeout(3)
+        listener.bind(backend)
+        listener.listen()
+        with lab.node.namespace.entered():
+            former.sync(table, None)
+            first.connect(FRONTEND)
+            relayed, (_, port) = listener.accept()
+            stack.enter_context(relayed)
+            successor.sync(table, None)
+            with suppress(InUse):
+                list(former.retire(successor))
+            second.bind(("", port))
+            second.connect(FRONTEND)
+            masqueraded, (node, other_port) = listener.accept()
+            stack.enter_context(masqueraded)
+            assert node != lab.pods["pod-3"].ipv4 and other_port != port
+            relayed.settimeout(3)
+            relayed.sendall(b"still there?")
+            assert first.recv(100) == b"still there?"
+            relayed.close()
+            first.close()
+            until(lambda: processes() == [], lambda: "a relay is there yet")
