@@ -27,7 +27,7 @@ from tests.conformance.manifests import Object
 DROPPED_AFTER_S = 0.4
 _GLANCE_S = 0.05
 _PATIENCE_S = float(os.environ.get("PYPROXY_PATIENCE", "10"))  # more in a kernel that is slow
-_ANSWER_S = 0.3 * _PATIENCE_S
+ANSWER_S = 0.3 * _PATIENCE_S
 _SENTINEL = 254
 TOKEN = "conformance"
 
@@ -184,7 +184,7 @@ class Cluster:
     def ask(self, who: str, number: int, kind: str, family: str, protocol: str = "TCP") -> Answer:
         """One request to a frontend of service ``number``."""
         address, port = manifests.target(number, kind, family, protocol)
-        return ask(self.host(who), address, port, protocol, timeout=_ANSWER_S)
+        return ask(self.host(who), address, port, protocol, timeout=ANSWER_S)
 
     def pods_of(self, times: int, *request: Any) -> set[str]:
         """Which pods answer ``times`` requests like `ask`'s."""

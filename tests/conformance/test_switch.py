@@ -12,7 +12,7 @@ import pytest
 from bench.ask import open_socket
 from ebpf import pins
 from pyproxy import modes
-from tests.conformance.cluster import Cluster, Load, until
+from tests.conformance.cluster import ANSWER_S, Cluster, Load, until
 from tests.conformance.known import known
 from tests.conformance.manifests import FAMILIES, service, slices, target
 
@@ -74,19 +74,19 @@ def lingers(cluster: Cluster) -> bool:
 def established(cluster: Cluster, who: str, number: int, kind: str, family: str) -> socket.socket:
     address, port = target(number, kind, family, "TCP")
     client = open_socket(cluster.host(who), address)
-    client.settimeout(3)
+    client.settimeout(ANSWER_S)
     client.connect((address, port))
     client.recv(100)
     return client
 
 
-def answers(client: socket.socket) -> bool:
-    """Whether the other side is still there."""
+def answer(client: socket.socket) -> str:
+    """Of the other side, if it is still there, or what came instead."""
     try:
         client.sendall(b"still there?")
-        return client.recv(100) == b"still there?"
-    except OSError:
-        return False
+        return client.recv(100).decode()
+    except OSError as error:
+        return repr(error)
 
 
 def has_only(cluster: Cluster, mode: str) -> None:
@@ -123,7 +123,8 @@ def test_modes_take_over_from_each_other_under_load(
             for load in (inside, outside, datagrams):
                 load.run_for(30)
             is_lost = turn in known(before).loses_open_connections_to
-            assert [answers(one) for one in clients] == [not is_lost] * len(clients)
+            said = [answer(one) for one in clients]
+            assert [one == "still there?" for one in said] == [not is_lost] * len(clients), said
             if is_lost:
                 are_cut, clients = True, []
     # Each load has one request open at a time.
