@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pyproxy.kernel.netlink import CREATE, EXCLUSIVE, NETFILTER, Message, Netlink, attribute, attributes, nested
 
 _CTNETLINK = 1 << 8  # NFNL_SUBSYS_CTNETLINK
-_NEW, _GET = _CTNETLINK | 0, _CTNETLINK | 1  # IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET
+_NEW, _GET, _DELETE = _CTNETLINK | 0, _CTNETLINK | 1, _CTNETLINK | 2  # IPCTNL_MSG_CT_NEW, …_GET, …_DELETE
 _HEADER_BYTES = 4  # of nfgenmsg
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _STATUS_MASK = 1, 2, 3, 4, 7, 26  # CTA_*
 _IPS, _PROTO = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
@@ -58,9 +58,14 @@ def reserve(uses: Iterable[Use], seconds: int) -> int:
 
 
 def track(uses: Iterable[Use]) -> int:
-    """Let netfilter know connections of this node, for as long as those that it has seen begin; how many it did not
-    know. Raises OSError."""
-    return _send(uses, int(_LASTS.read_text()), CREATE | EXCLUSIVE)
+    """Let netfilter know connections of this node, for as long as those that it has seen begin. Raises OSError.
+
+    Whom it remembers by the same port would get what the endpoint sends, and is forgotten. How many it knows now.
+    """
+    known = list(uses)
+    with Netlink(NETFILTER) as netlink:
+        netlink.send(Message(_DELETE, _header(_family(use.address)) + _reply(use)) for use in known)
+    return _send(known, int(_LASTS.read_text()), CREATE | EXCLUSIVE)
 
 
 def _send(uses: Iterable[Use], seconds: int, flags: int) -> int:
@@ -72,7 +77,7 @@ def _send(uses: Iterable[Use], seconds: int, flags: int) -> int:
 
 def _reservation(use: Use, seconds: int) -> bytes:
     here, there = (use.address, use.port), (use.endpoint, use.endpoint_port)
-    payload = nested(_ORIGINAL, _tuple(use.protocol, here, there)) + nested(_REPLY, _tuple(use.protocol, there, here))
+    payload = nested(_ORIGINAL, _tuple(use.protocol, here, there)) + _reply(use)
     payload += attribute(_STATUS, struct.pack("!I", _ANSWERED | _ASSURED | _CONFIRMED))
     payload += attribute(_TIMEOUT, struct.pack("!I", seconds))
     if use.protocol == socket.IPPROTO_TCP:
@@ -80,6 +85,11 @@ def _reservation(use: Use, seconds: int) -> bytes:
         states = attribute(_STATE, bytes([_ESTABLISHED])) + b"".join(attribute(kind, _LIBERAL) for kind in _FLAGS)
         payload += nested(_PROTOINFO, nested(_TCP, states))
     return _header(_family(use.address)) + payload
+
+
+def _reply(use: Use) -> bytes:
+    there, here = (use.endpoint, use.endpoint_port), (use.address, use.port)
+    return nested(_REPLY, _tuple(use.protocol, there, here))
 
 
 def _tuple(protocol: int, source: tuple[str, int], destination: tuple[str, int]) -> bytes:

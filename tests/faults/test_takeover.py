@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 import pytest
 
+from bench import flows
 from bench.ask import open_socket
 from bench.lab import Lab
 from modes.nftables.mode import NftablesMode
@@ -16,7 +17,7 @@ from modes.userspace.mode import UserspaceMode
 from modes.userspace.relay_process import processes
 from pyproxy.address import IP
 from pyproxy.conntrack import Reconciler
-from pyproxy.kernel import flow, nft
+from pyproxy.kernel import flow, masquerade, nft
 from pyproxy.kernel.netlink import Failure, Message, Netlink
 from pyproxy.observer import Sync
 from pyproxy.table import Backend, Host, InUse, Pool, Table, Transport
@@ -220,3 +221,14 @@ def test_who_is_masqueraded_gets_no_port_that_a_relay_has_open(lab: Lab) -> None
             relayed.close()
             first.close()
             until(lambda: processes() == [], lambda: "a relay is there yet")
+
+
+def test_a_connection_is_made_known_in_place_of_a_former_one_with_its_port(lab: Lab) -> None:
+    use = masquerade.Use(socket.IPPROTO_TCP, "172.18.0.2", 40000, "10.244.0.12", PORT)
+    with lab.node.namespace.entered():
+        nft.load("table ip watcher { chain entered { type filter hook prerouting priority 0; ct state new accept; }; }")
+        flows.plant(lab.node, "10.96.0.53", 53, [(use.endpoint, use.endpoint_port)], 1)
+        assert masquerade.track([use]) == 1
+        former = masquerade.Use(socket.IPPROTO_UDP, "10.64.0.0", 30000, use.endpoint, use.endpoint_port)
+        assert masquerade.track([former]) == 1  # what was planted had this side
+    assert flows.count(lab.node) == 2
