@@ -165,13 +165,14 @@ class Reconciler(Observer):
             try:
                 # First: their clients wait, while what UDP needs may take long.
                 ended = delete(begun_too_early(due.begun))
-                ending = let_end(self._stale(table, due.lost)) if due.udp else 0
+                expected = expectation(table, due.lost) if due.udp else Expectation()
+                ending = let_end(self._stale(table, expected)) if due.udp else 0
                 took = time.monotonic() - started
                 if due.udp:  # if nothing ends, too: of many changes in a row not each reads all flows
                     ended += ending + self._wait(due)
                 if ending:
                     started = time.monotonic()
-                    delete(self._stale(table, due.lost))
+                    delete(self._stale(table, expected))
                     took += time.monotonic() - started
             except OSError as error:
                 log.error("conntrack could not be reconciled", extra={"reason": error.strerror or error})
@@ -193,14 +194,15 @@ class Reconciler(Observer):
             deleted += delete(begun_too_early(begun))
         return deleted
 
-    def _stale(self, table: Table, lost: list[Route]) -> list[Flow]:
-        stale = stale_flows(expectation(table, lost))
+    def _stale(self, table: Table, expected: Expectation) -> list[Flow]:
+        """``expected``: of ``table``, and of what went with it."""
+        stale = stale_flows(expected)
         with self._wake:
             self._wake.wait_for(lambda: not self._is_writing)
             newest = self._newest
         if stale and newest is not table:
-            expected = expectation(newest)
-            stale = [flow for flow in stale if not expected.allows(flow)]
+            allowed = expectation(newest)
+            stale = [flow for flow in stale if not allowed.allows(flow)]
         return stale
 
 
