@@ -31,6 +31,7 @@ class Recorder:
         self.verified = 0
         self._failures = failures
         self.unreadable = False
+        self.waits_s = 0.0
         self._drifts = drifts
         self.happened = Signal()
 
@@ -55,6 +56,7 @@ class Recorder:
         return self.short
 
     def verify(self) -> list[Drift]:
+        time.sleep(self.waits_s)
         self.verified += 1
         self.happened.set()
         if self.unreadable:
@@ -226,6 +228,15 @@ def test_drift_is_repaired_in_full_and_found_again_if_it_comes_back() -> None:
         controller.deliver([_service(1)])
         mode.wait_for(syncs=3, verified=4)
     assert [changed for _, changed in mode.syncs] == [None, None, None]
+
+
+def test_a_verification_that_had_to_wait_does_not_put_off_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyproxy.controller._SHARE_OF_VERIFYING", 0.001)
+    mode = Recorder()
+    mode.waits_s = 0.1  # a hundred seconds, if that counted
+    with Running(mode, Pace(sync_period=0.01, min_sync_period=0)) as controller:
+        controller.deliver([_service(1)])
+        mode.wait_for(verified=3)
 
 
 def test_a_problem_is_said_once() -> None:
