@@ -28,6 +28,9 @@ DROPPED_AFTER_S = 0.4
 _GLANCE_S = 0.05
 _PATIENCE_S = float(os.environ.get("PYPROXY_PATIENCE", "10"))  # more in a kernel that is slow
 ANSWER_S = 0.3 * _PATIENCE_S
+FOUND_S = 300.0
+"""Verifications take a twentieth of a core, no more: where one takes ten seconds of it, in a slow kernel, the next
+comes after two hundred."""
 _SENTINEL = 254
 TOKEN = "conformance"
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bench.lab import Lab
-from tests.conformance.cluster import Cluster, until
+from tests.conformance.cluster import FOUND_S, Cluster, until
 from tests.conformance.manifests import addresses, service, slices
 
 pytestmark = pytest.mark.own
@@ -137,11 +137,6 @@ OTHERS = {
 }
 
 
-_FOUND_S = 300.0
-"""Verifications take a twentieth of the time, no more: where one took ten seconds, on a busy machine in a slow kernel,
-the next comes after two hundred."""
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "damage" in metafunc.fixturenames:
         damages = DAMAGE[metafunc.config.getoption("--mode")]
@@ -168,7 +163,7 @@ def test_damage_is_repaired(cluster: Cluster, number: int, damage: str) -> None:
     address = addresses(number)["ClusterIP"]["IPv4"]
     said = len(cluster.log())
     run(cluster, damage.format(address=address))
-    until(lambda: "repairing" in cluster.log()[said:], lambda: f"it was not found: {cluster.log()[-3000:]}", _FOUND_S)
+    until(lambda: "repairing" in cluster.log()[said:], lambda: f"it was not found: {cluster.log()[-3000:]}", FOUND_S)
     until(lambda: cluster.outcome("pod-1", address, 80) == "pod-2", lambda: "the damage was not repaired")
     until(lambda: cluster.outcome("pod-1", address, 9) == "refused", lambda: "an unclaimed port is not refused")
     bystander = cluster.lab.node.ipv4, 9  # nobody's port: the node itself must refuse it
@@ -180,7 +175,7 @@ def test_what_is_foreign_in_it_is_removed(cluster: Cluster, number: int, mode: s
     adding, said, listing, there = FOREIGN[mode]
     cluster.apply("drift", service(number), *slices(number, ["pod-2"]))
     run(cluster, adding)
-    until(lambda: said in cluster.log(), lambda: "it was not found", _FOUND_S)
+    until(lambda: said in cluster.log(), lambda: "it was not found", FOUND_S)
     until(lambda: there not in run(cluster, listing), lambda: "it was not removed")
     cluster.delete("drift")
 
@@ -190,7 +185,7 @@ def test_what_is_of_others_is_left_alone(cluster: Cluster, number: int, mode: st
     run(cluster, making)
     cluster.apply("drift", service(number), *slices(number, ["pod-2"]))
     said = len(cluster.log())
-    until(lambda: "verified drift=0" in cluster.log()[said:], lambda: "never verified", _FOUND_S)
+    until(lambda: "verified drift=0" in cluster.log()[said:], lambda: "never verified", FOUND_S)
     assert there in run(cluster, listing)
     assert "repairing" not in cluster.log()[said:], cluster.log()[said - 500 :]
     run(cluster, removing)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.cluster import Cluster, until
+from tests.conformance.cluster import FOUND_S, Cluster, until
 from tests.conformance.manifests import Object, service, slices, target
 
 pytestmark = pytest.mark.own  # a real API server refuses most of these
@@ -105,7 +105,8 @@ def test_the_last_good_version_of_a_spoiled_service_stays(cluster: Cluster, numb
 def test_a_slice_for_no_service_is_named(cluster: Cluster, number: int) -> None:
     cluster.apply("orphan", *slices(number, ["pod-2"], name="nobody"))
     complaint = "no such service service=conformance/nobody"
-    until(lambda: complaint in cluster.log(), lambda: "not told")  # not at once: it might be on its way
+    # At the second verification, not at once: its service might be on its way.
+    until(lambda: complaint in cluster.log(), lambda: "not told", FOUND_S)
     time.sleep(1.5)
     assert cluster.log().count(complaint) == 1
     assert cluster.outcome("pod-1", *target(number, "ClusterIP", "IPv4", "TCP")) == "dropped"
