@@ -23,8 +23,9 @@ class Known:
     """IPVS remembers a connection for two minutes after its end, and takes whatever the endpoint sends to that port of
     that client for an answer of it (ip_vs_out_hook). So a socket that ebpf mode has connected to the endpoint itself
     hears nothing if it got a port by which IPVS was asked before, until IPVS has forgotten all that, when it retires.
-    So many may meet that. Where a switch takes seconds one does for sure: of a client that asked 1,200 times before,
-    one request in a hundred meets its own port and endpoint again."""
+    The same is true of a client from outside, if it asked another Service with that endpoint by that port. So many may
+    meet that. Where a switch takes seconds one does for sure: of a client that asked 1,200 times before, one request in
+    a hundred meets its own port and endpoint again."""
     datagrams_lost_with_devices: int = 0
     """Before Linux 6.6 a device stands still as it gets its qdisc clsact and as it loses it (qdisc_graft): a datagram
     that comes by then is lost, one as the mode comes and one as it goes. TCP sends again."""

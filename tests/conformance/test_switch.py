@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from bench.ask import open_socket
 from ebpf import pins
 from pyproxy import modes
-from tests.conformance.cluster import ANSWER_S, Cluster, Load, until
+from tests.conformance.cluster import ANSWER_S, FOUND_S, Cluster, Load, until
 from tests.conformance.known import known
 from tests.conformance.manifests import FAMILIES, service, slices, target
 
@@ -44,6 +45,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def own(cluster: Cluster) -> Iterator[Cluster]:
     """The session's cluster, which is in its own mode again afterwards."""
     mode = cluster.mode
+    if known(mode).connects_sockets:
+        until(lambda: not remembered_by_ipvs(cluster), lambda: f"IPVS remembers {remembered_by_ipvs(cluster)}", FOUND_S)
     yield cluster
     if cluster.mode != mode:
         cluster.switch(mode)
@@ -69,6 +72,15 @@ def lingers(cluster: Cluster) -> bool:
     """Whether ebpf mode is there yet for connections of a test before: it leaves the devices with the last of them."""
     with cluster.lab.node.namespace.entered():
         return pins.folder().exists()
+
+
+def remembered_by_ipvs(cluster: Cluster) -> list[str]:
+    """Connections of tests before, to other Services with the same endpoints: whoever comes by the port of one of them,
+    from outside too, hears nothing in ebpf mode (Known.answers_for_its_own). It forgets them soon after the last is
+    closed."""
+    with cluster.lab.node.namespace.entered():
+        path = Path("/proc/thread-self/net/ip_vs_conn")
+        return path.read_text().splitlines()[1:] if path.exists() else []
 
 
 def established(cluster: Cluster, who: str, number: int, kind: str, family: str) -> socket.socket:
