@@ -258,8 +258,8 @@ class Controller:
 
 def _cpu_s() -> float:
     """Of this thread, and of the children of this process that have ended: nft(8) and its like."""
-    usages = map(resource.getrusage, (resource.RUSAGE_THREAD, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.thread_time() + children.ru_utime + children.ru_stime
 
 
 def _milliseconds(seconds: float) -> float:
